@@ -1,0 +1,102 @@
+//! The API: HTTP/1.1 with JSON over a Unix socket, versioned under `/v1`. Handlers translate and call the service
+//! layer; they hold no state and know no map. One file a noun.
+
+mod apply;
+mod body;
+mod endpoints;
+mod error;
+mod events;
+mod health;
+mod networks;
+mod nodes;
+mod openapi;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    routing::{get, post},
+};
+use tokio::{net::UnixListener, sync::watch, time::sleep};
+
+pub use self::{openapi::openapi, socket::bind};
+use crate::{
+    observe::{counters::CounterSource, events::EventHub},
+    service::Service,
+};
+
+/// The largest request body, bytes: room for some ten thousand objects in one `apply`.
+const MAX_BODY: usize = 16 << 20;
+
+/// How long requests that are being worked on may take after the shutdown began.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What the handlers work with. Cheap to clone.
+#[derive(Clone)]
+pub struct ApiState {
+    service: Service,
+    events: EventHub,
+    counters: Arc<dyn CounterSource>,
+    /// Becomes true when the server ends, so that streams end.
+    closing: watch::Receiver<bool>,
+}
+
+impl ApiState {
+    /// The service, the hub of drop events, and the counters.
+    pub fn new(service: Service, events: EventHub, counters: Arc<dyn CounterSource>) -> Self {
+        // Replaced by `serve`. A receiver whose sender is gone counts as "not closing".
+        let (_, closing) = watch::channel(false);
+        Self { service, events, counters, closing }
+    }
+}
+
+/// Serves the API until `shutdown` resolves; then no request is accepted any more, streams end, and requests that are
+/// being worked on get five seconds.
+///
+/// # Errors
+/// The listener fails.
+pub async fn serve(
+    listener: UnixListener,
+    state: ApiState,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    let (close, closing) = watch::channel(false);
+    let mut ended = closing.clone();
+    let router = router(ApiState { closing, ..state });
+    let server = axum::serve(listener, router).with_graceful_shutdown(async move {
+        shutdown.await;
+        // `send_replace` succeeds without receivers as well.
+        close.send_replace(true);
+    });
+    tokio::select! {
+        result = server.into_future() => result.context("the API's socket failed"),
+        () = async {
+            drop(ended.wait_for(|closing| *closing).await);
+            sleep(GRACE).await;
+        } => Ok(()),
+    }
+}
+
+fn router(state: ApiState) -> Router {
+    Router::new()
+        .route("/v1/networks", get(networks::list).post(networks::create))
+        .route("/v1/networks/{name}", get(networks::inspect).delete(networks::remove))
+        .route("/v1/endpoints", get(endpoints::list).post(endpoints::attach))
+        .route("/v1/endpoints/{name}", get(endpoints::inspect).delete(endpoints::detach))
+        .route("/v1/nodes", get(nodes::list))
+        .route("/v1/nodes/{name}", get(nodes::inspect))
+        .route("/v1/apply", post(apply::apply))
+        .route("/v1/status", get(health::status))
+        .route("/v1/counters", get(health::counters))
+        .route("/v1/events", get(events::stream))
+        .route("/v1/openapi.json", get(openapi::document))
+        .fallback(error::no_such_path)
+        .method_not_allowed_fallback(error::no_such_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(state)
+}

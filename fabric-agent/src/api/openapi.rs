@@ -1,0 +1,56 @@
+//! The API's own description.
+
+use axum::{
+    http::header,
+    response::{IntoResponse, Response},
+};
+use fabric_api::{
+    Endpoint,
+    Event,
+    Network,
+    Node,
+    // utoipa takes the bare name for any JSON object.
+    Object as AnyObject,
+    status::{Applied, Counter, ErrorBody, Status},
+};
+use utoipa::OpenApi;
+
+use super::{apply, endpoints, events, health, networks, nodes};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Fabric",
+        version = "v1",
+        description = "The agent's API over its Unix socket, HTTP/1.1 with JSON. Unknown keys are refused.",
+    ),
+    paths(
+        networks::list, networks::create, networks::inspect, networks::remove,
+        endpoints::list, endpoints::attach, endpoints::inspect, endpoints::detach,
+        nodes::list, nodes::inspect,
+        apply::apply,
+        health::status, health::counters,
+        events::stream
+    ),
+    components(schemas(Network, Endpoint, Node, AnyObject, Applied, Status, Counter, Event, ErrorBody)),
+    tags(
+        (name = "networks", description = "Layer 2 networks, one VNI each"),
+        (name = "endpoints", description = "Attachments of containers"),
+        (name = "nodes", description = "Hosts of the fabric and foreign VTEPs"),
+        (name = "objects", description = "Objects of any kind, declaratively"),
+        (name = "node", description = "What this node says of itself")
+    )
+)]
+struct Document;
+
+/// The OpenAPI document as JSON, the same on every build; ends with a newline.
+pub fn openapi() -> String {
+    // The document is plain data with text keys: it always has a JSON form.
+    let mut json = Document::openapi().to_pretty_json().unwrap_or_default();
+    json.push('\n');
+    json
+}
+
+pub(super) async fn document() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], openapi()).into_response()
+}

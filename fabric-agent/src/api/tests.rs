@@ -1,0 +1,256 @@
+//! The whole way: client, socket, router, service and store, above a kernel that is ready for everything.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use fabric_api::{
+    Network, Object,
+    client::{Client, ClientError, EventFilter},
+    parse,
+    status::{Counter, EndpointCounters, ErrorBody, State, Status},
+};
+use fabric_common::{
+    addr::{Addr, Mac},
+    event::{DropEvent, VERSION},
+};
+use futures::{FutureExt, future::BoxFuture};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    sync::oneshot,
+    task::JoinHandle,
+};
+
+use super::{ApiState, bind, openapi, serve};
+use crate::{
+    observe::{counters::CounterSource, events::EventHub},
+    plan::desired::{NodeFacts, UplinkFacts},
+    service::{Kernel, Service, ServiceSettings},
+    store::EmbeddedStore,
+};
+
+struct Ready;
+
+impl Kernel for Ready {
+    fn programmed(&self, _: u64) -> BoxFuture<'_, ()> {
+        async {}.boxed()
+    }
+
+    fn state(&self, _: &str, _: &str) -> Option<(State, String)> {
+        Some((State::Ready, String::new()))
+    }
+
+    fn facts(&self) -> NodeFacts {
+        let mac = Mac::new([2, 0, 0, 0, 0, 1]);
+        let vteps = vec!["192.0.2.1".parse().expect("an address")];
+        let uplink = UplinkFacts { name: "eth1".to_owned(), ifindex: 2, mac, mtu: 1500, vteps };
+        NodeFacts { node: "a".to_owned(), uplinks: vec![uplink], ..NodeFacts::default() }
+    }
+
+    fn counters(&self, _: u32) -> Option<EndpointCounters> {
+        None
+    }
+
+    fn reset_counters(&self, _: u32) {}
+
+    fn node_status(&self) -> Status {
+        Status { kernel: "6.18".to_owned(), in_sync: true, ..Status::default() }
+    }
+}
+
+impl CounterSource for Ready {
+    fn read(&self) -> anyhow::Result<Vec<Counter>> {
+        Ok(vec![Counter { name: "spoof_ip".to_owned(), packets: 3, ..Counter::default() }])
+    }
+}
+
+/// A server on a temporary socket.
+struct Server {
+    directory: TempDir,
+    events: EventHub,
+    stop: oneshot::Sender<()>,
+    running: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Server {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = EmbeddedStore::open(&directory.path().join("store")).expect("a store");
+        let settings = ServiceSettings { node: "a".to_owned(), slots: 8 };
+        let service = Service::new(Arc::new(store), Arc::new(Ready), settings);
+        let events = EventHub::default();
+        let listener = bind(&directory.path().join("fabric.sock")).expect("a socket");
+        let (stop, stopped) = oneshot::channel();
+        let state = ApiState::new(service, events.clone(), Arc::new(Ready));
+        let running = tokio::spawn(serve(listener, state, stopped.map(drop)));
+        Self { directory, events, stop, running }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("fabric.sock")
+    }
+
+    fn client(&self) -> Client {
+        Client::new(self.socket())
+    }
+
+    /// Status and sentence of a refusal.
+    async fn refused(&self, request: &str, body: &str) -> (u16, String) {
+        let mut stream = UnixStream::connect(self.socket()).await.expect("it listens");
+        let length = body.len();
+        let text = format!(
+            "{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
+        stream.write_all(text.as_bytes()).await.expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("it answers");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("head and body");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        (status, serde_json::from_str::<ErrorBody>(body).expect("an error body").error)
+    }
+}
+
+fn blue() -> Network {
+    let blue = json!({"metadata": {"name": "blue"}, "spec": {"subnets": ["192.168.10.0/24"], "vni": 77}});
+    parse::typed(blue).expect("a network")
+}
+
+fn code<T>(result: Result<T, ClientError>) -> u16 {
+    match result {
+        Err(ClientError::Refused { status, .. }) => status,
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("this should be refused"),
+    }
+}
+
+#[tokio::test]
+async fn objects_come_and_go() {
+    let server = Server::start();
+    let client = server.client();
+    let created = client.create_network(&blue()).await.expect("a network");
+    assert_eq!(created.status.as_ref().map(|status| status.vni), Some(77));
+    assert_eq!(client.network("blue").await.expect("it is there"), created);
+    assert_eq!(client.networks().await.expect("a list"), [created]);
+    assert_eq!(code(client.create_network(&blue()).await), 409);
+    let node = json!({"kind": "Node", "metadata": {"name": "b"}, "spec": {"vteps": ["192.0.2.2"]}});
+    let node: Object = parse::object(node).expect("a node");
+    let applied = client.apply(std::slice::from_ref(&node)).await.expect("it applies");
+    assert_eq!(applied[0].outcome, "created");
+    assert_eq!(client.apply(&[node]).await.expect("it applies")[0].outcome, "unchanged");
+    assert_eq!(client.node("b").await.expect("it is there").spec.vteps.len(), 1);
+    client.delete_network("blue").await.expect("it has no endpoints");
+    assert_eq!(code(client.network("blue").await), 404);
+    assert_eq!(code(client.delete_network("blue").await), 404);
+    assert_eq!(code(client.endpoint("x/y z").await), 404);
+    assert_eq!(client.status().await.expect("a status").node, "a");
+    assert_eq!(client.counters().await.expect("counters")[0].packets, 3);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_request_is_one_sentence() {
+    let server = Server::start();
+    let (status, error) = server.refused("GET /v2/networks", "").await;
+    assert_eq!(status, 404);
+    assert!(error.contains("/v2/networks does not exist here"), "{error}");
+    let (status, error) = server.refused("PUT /v1/networks", "").await;
+    assert_eq!(status, 405);
+    assert!(error.contains("can't be asked with PUT"), "{error}");
+    let body = r#"{"metadata":{"name":"n"},"spec":{"subnets":["10.0.0.0/8"],"vnii":7}}"#;
+    let (status, error) = server.refused("POST /v1/networks", body).await;
+    assert_eq!(status, 400);
+    assert!(error.contains("spec.vnii: unknown field `vnii`, expected one of"), "{error}");
+    let (status, error) = server.refused("POST /v1/apply", r#"[{"kind":"Nod"}]"#).await;
+    assert_eq!(status, 400);
+    assert!(error.contains("Network, Node or Endpoint is expected"), "{error}");
+    let (status, error) = server.refused("POST /v1/apply", "").await;
+    assert_eq!(status, 400);
+    assert!(error.contains("not JSON"), "{error}");
+    let (status, error) = server.refused("GET /v1/events?drop=true", "").await;
+    assert_eq!(status, 400);
+    assert!(error.contains("endpoint=NAME"), "{error}");
+    let (status, _) = server.refused("GET /v1/events?endpoint=nobody", "").await;
+    assert_eq!(status, 404);
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_refused() {
+    let server = Server::start();
+    let mut stream = UnixStream::connect(server.socket()).await.expect("it listens");
+    let head =
+        format!("POST /v1/apply HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", super::MAX_BODY + 1);
+    stream.write_all(head.as_bytes()).await.expect("it reads");
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.expect("it answers");
+    assert_eq!(&answer, b"HTTP/1.1 413");
+}
+
+fn drop_of(vni: u32) -> DropEvent {
+    DropEvent {
+        version: VERSION,
+        hook: 1,
+        reason: 5,
+        protocol: 0,
+        ifindex: 0,
+        time: 0,
+        vni,
+        length: 60,
+        src_mac: Mac::ZERO,
+        dst_mac: Mac::ZERO,
+        ethertype: [0; 2],
+        src_port: [0; 2],
+        dst_port: [0; 2],
+        zero: [0; 6],
+        src: Addr::UNSPECIFIED,
+        dst: Addr::UNSPECIFIED,
+        vtep: Addr::UNSPECIFIED,
+        suppressed: 0,
+    }
+}
+
+#[tokio::test]
+async fn events_stream_with_names_until_the_server_ends() {
+    let server = Server::start();
+    let client = server.client();
+    client.create_network(&blue()).await.expect("a network");
+    let mut events = client.events(&EventFilter::default()).await.expect("a stream");
+    server.events.publish(&drop_of(77));
+    server.events.publish(&drop_of(78));
+    let event = events.next().await.expect("no error").expect("an event");
+    assert_eq!((event.network.as_str(), event.reason.as_str()), ("blue", "spoof_ip"));
+    let event = events.next().await.expect("no error").expect("an event");
+    assert_eq!(event.network, "78");
+    server.stop.send(()).expect("it runs");
+    assert_eq!(events.next().await.expect("a clean end"), None);
+    let ended = tokio::time::timeout(Duration::from_secs(2), server.running).await;
+    ended.expect("it ends at once").expect("no panic").expect("no error");
+}
+
+#[test]
+fn the_document_names_every_route() {
+    let document: serde_json::Value = serde_json::from_str(&openapi()).expect("JSON");
+    let paths: Vec<_> = document["paths"].as_object().expect("paths").keys().map(String::as_str).collect();
+    assert_eq!(
+        paths,
+        [
+            "/v1/apply",
+            "/v1/counters",
+            "/v1/endpoints",
+            "/v1/endpoints/{name}",
+            "/v1/events",
+            "/v1/networks",
+            "/v1/networks/{name}",
+            "/v1/nodes",
+            "/v1/nodes/{name}",
+            "/v1/status",
+        ]
+    );
+    let text = openapi();
+    for reference in text.split("#/components/schemas/").skip(1) {
+        let name = reference.split('"').next().expect("a name");
+        assert!(
+            document["components"]["schemas"].get(name).is_some(),
+            "{name} is referred to but not described"
+        );
+    }
+}

@@ -1,0 +1,128 @@
+//! What people type, before it is checked.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+
+use serde::Deserialize;
+
+/// Fabric's agent: keeps this node's eBPF programs and maps equal to what was declared.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(
+    name = "fabric-agent",
+    version,
+    after_help = "Example:\n  fabric-agent --node n1 --underlay eth0 --manifests /etc/fabric/manifests\n\nSIGTERM leaves the datapath running; `fabric-agent cleanup` removes it."
+)]
+pub struct Args {
+    /// The file with these settings, `[maps]` among them [default: /etc/fabric/agent.toml, which may be missing]
+    #[arg(long, global = true, value_name = "FILE", env = "FABRIC_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Settings given as flags or in the environment.
+    #[command(flatten)]
+    pub settings: Settings,
+    /// What to do instead of running.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What the agent does instead of running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Subcommand)]
+pub enum Command {
+    /// Remove every trace of the agent from this host: programs, maps, links, the socket. The store stays: it holds what
+    /// was declared, and nothing else knows it.
+    ///
+    /// Example: fabric-agent cleanup --bpffs /sys/fs/bpf/fabric
+    Cleanup {
+        /// Remove the store as well: what was declared is lost
+        #[arg(long)]
+        purge: bool,
+    },
+    /// Print the embedded store as YAML, fit for `fabric apply -f -`. The agent must not be running.
+    ///
+    /// Example: fabric-agent export --store local:///var/lib/fabric > backup.yaml
+    Export,
+    /// Print the API's description (OpenAPI), as the socket gives it under /v1/openapi.json
+    #[command(hide = true)]
+    Openapi,
+}
+
+/// How uplinks are watched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UplinkMode {
+    /// XDP where the driver feeds it frames before an skb exists, TC alone elsewhere
+    #[default]
+    Auto,
+    /// TC alone
+    Tc,
+    /// XDP before TC, whatever the driver
+    Xdp,
+}
+
+/// The settings, each a flag, a variable and a key of the file; absent ones are `None` or empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Settings {
+    /// This node's name [default: the host's name]
+    #[arg(long, global = true, value_name = "NAME", env = "FABRIC_NODE")]
+    pub node: Option<String>,
+    /// Underlay interface; may be repeated [default: that of the default route]
+    #[arg(long, global = true, value_name = "IFACE", env = "FABRIC_UNDERLAY", value_delimiter = ',')]
+    pub underlay: Vec<String>,
+    /// VTEP address of this node; may be repeated [default: the underlay interfaces' addresses]
+    #[arg(long, global = true, value_name = "IP", env = "FABRIC_VTEP", value_delimiter = ',')]
+    pub vtep: Vec<IpAddr>,
+    /// UDP port of VXLAN [default: 4789]
+    #[arg(long, global = true, value_name = "PORT", env = "FABRIC_VXLAN_PORT")]
+    pub vxlan_port: Option<u16>,
+    /// Whether the first stage on the uplinks is XDP [default: auto]
+    #[arg(long, global = true, value_enum, value_name = "MODE", env = "FABRIC_UPLINK_MODE")]
+    pub uplink_mode: Option<UplinkMode>,
+    /// Directory of objects in YAML or JSON; they come and go with their files
+    #[arg(long, global = true, value_name = "DIR", env = "FABRIC_MANIFESTS")]
+    pub manifests: Option<PathBuf>,
+    /// The store [default: local:///var/lib/fabric]
+    #[arg(long, global = true, value_name = "URL", env = "FABRIC_STORE")]
+    pub store: Option<String>,
+    /// The API's Unix socket [default: /run/fabric/fabric.sock]
+    #[arg(long, global = true, value_name = "PATH", env = "FABRIC_SOCKET")]
+    pub socket: Option<PathBuf>,
+    /// Directory of maps and links [default: /sys/fs/bpf/fabric]
+    #[arg(long, global = true, value_name = "DIR", env = "FABRIC_BPFFS")]
+    pub bpffs: Option<PathBuf>,
+    /// Not available in this version
+    #[arg(long, global = true, value_name = "PATH", env = "FABRIC_DOCKER_PLUGIN")]
+    pub docker_plugin: Option<String>,
+    /// Not available in this version
+    #[arg(long, global = true, value_name = "ADDR", env = "FABRIC_METRICS")]
+    pub metrics: Option<String>,
+    /// Drop events a second and CPU; 0 turns them off, counters stay exact [default: 100]
+    #[arg(long, global = true, value_name = "N", env = "FABRIC_EVENTS_PER_SECOND")]
+    pub events_per_second: Option<u32>,
+    /// Sizes of maps, by name. In the file only.
+    #[arg(skip)]
+    pub maps: BTreeMap<String, u64>,
+}
+
+impl Settings {
+    /// These settings; what is absent here is taken from `other`.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        fn list<T>(ours: Vec<T>, theirs: Vec<T>) -> Vec<T> {
+            if ours.is_empty() { theirs } else { ours }
+        }
+        Self {
+            node: self.node.or(other.node),
+            underlay: list(self.underlay, other.underlay),
+            vtep: list(self.vtep, other.vtep),
+            vxlan_port: self.vxlan_port.or(other.vxlan_port),
+            uplink_mode: self.uplink_mode.or(other.uplink_mode),
+            manifests: self.manifests.or(other.manifests),
+            store: self.store.or(other.store),
+            socket: self.socket.or(other.socket),
+            bpffs: self.bpffs.or(other.bpffs),
+            docker_plugin: self.docker_plugin.or(other.docker_plugin),
+            metrics: self.metrics.or(other.metrics),
+            events_per_second: self.events_per_second.or(other.events_per_second),
+            maps: if self.maps.is_empty() { other.maps } else { self.maps },
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The agent's settings: flags, environment variables and the file, in this order of precedence, made into checked
+//! values once. Every setting has one name: `--vxlan-port`, `FABRIC_VXLAN_PORT`, and `vxlan-port` in the file.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use crate::model;
+
+mod args;
+mod maps;
+#[cfg(test)]
+mod tests;
+
+pub use args::{Args, Command, Settings, UplinkMode};
+pub use maps::default_maps;
+
+/// Where the file is if `--config` does not say otherwise. It may be missing there.
+pub const DEFAULT_FILE: &str = "/etc/fabric/agent.toml";
+const DEFAULT_PORT: u16 = 4789;
+const DEFAULT_STORE: &str = "local:///var/lib/fabric";
+const DEFAULT_SOCKET: &str = "/run/fabric/fabric.sock";
+const DEFAULT_BPFFS: &str = "/sys/fs/bpf/fabric";
+const DEFAULT_EVENTS: u32 = 100;
+/// More drop events a second and CPU than anything could read.
+const MAX_EVENTS: u32 = 1_000_000;
+
+/// One sentence: which setting is wrong and what it should be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+/// Where the store is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreAddress {
+    /// An embedded store in this directory.
+    Local(PathBuf),
+}
+
+/// Checked settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// This node's name: the host's name if none was given.
+    pub node: String,
+    /// Underlay interfaces, in order; empty: those of the default routes.
+    pub underlay: Vec<String>,
+    /// VTEP addresses of this node, IPv4; empty: those of the underlay interfaces.
+    pub vteps: Vec<IpAddr>,
+    /// UDP port of VXLAN, not 0.
+    pub vxlan_port: u16,
+    /// Whether XDP is used on the uplinks.
+    pub uplink_mode: UplinkMode,
+    /// A directory of objects.
+    pub manifests: Option<PathBuf>,
+    /// The store.
+    pub store: StoreAddress,
+    /// The API's Unix socket.
+    pub socket: PathBuf,
+    /// The directory of maps and links, on a bpffs.
+    pub bpffs: PathBuf,
+    /// Entries of every map that can be sized (bytes for `events`), by name.
+    pub maps: BTreeMap<&'static str, u32>,
+    /// Drop events a second and CPU; 0 turns them off.
+    pub events_per_second: u32,
+}
+
+impl Config {
+    /// Reads the file that the arguments name and makes a checked configuration of both. Reads the host's name only if
+    /// no node name was given.
+    ///
+    /// # Errors
+    /// The first setting that is wrong, a named file that is missing, or a file that can't be read.
+    pub fn load(args: &Args) -> Result<Self, ConfigError> {
+        let file = match &args.config {
+            Some(path) => {
+                read(path)?.ok_or_else(|| ConfigError(format!("file {} does not exist", path.display())))?
+            }
+            None => read(Path::new(DEFAULT_FILE))?.unwrap_or_default(),
+        };
+        Self::check(args.settings.clone().or(file))
+    }
+
+    /// Checks settings that were merged already.
+    ///
+    /// # Errors
+    /// The first one that is wrong.
+    pub fn check(settings: Settings) -> Result<Self, ConfigError> {
+        for (given, name) in [(&settings.docker_plugin, "docker-plugin"), (&settings.metrics, "metrics")] {
+            if given.is_some() {
+                return fail(format!("--{name} is not available in this version"));
+            }
+        }
+        let events_per_second = settings.events_per_second.unwrap_or(DEFAULT_EVENTS);
+        if events_per_second > MAX_EVENTS {
+            return fail(format!(
+                "--events-per-second {events_per_second} is too high: use at most {MAX_EVENTS}"
+            ));
+        }
+        Ok(Self {
+            node: node(settings.node)?,
+            underlay: underlay(settings.underlay)?,
+            vteps: vteps(settings.vtep)?,
+            vxlan_port: port(settings.vxlan_port)?,
+            uplink_mode: settings.uplink_mode.unwrap_or_default(),
+            manifests: settings.manifests.map(|path| absolute("manifests", path)).transpose()?,
+            store: store(settings.store.as_deref().unwrap_or(DEFAULT_STORE))?,
+            socket: absolute("socket", settings.socket.unwrap_or_else(|| DEFAULT_SOCKET.into()))?,
+            bpffs: absolute("bpffs", settings.bpffs.unwrap_or_else(|| DEFAULT_BPFFS.into()))?,
+            maps: maps::check(&settings.maps)?,
+            events_per_second,
+        })
+    }
+
+    /// How many local endpoints the maps have room for.
+    pub fn slots(&self) -> u32 {
+        let size = |name| self.maps.get(name).copied().unwrap_or(0);
+        size("ports").min(size("port_counters"))
+    }
+}
+
+fn fail<T>(text: String) -> Result<T, ConfigError> {
+    Err(ConfigError(text))
+}
+
+/// None if the file does not exist.
+fn read(path: &Path) -> Result<Option<Settings>, ConfigError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => {
+            parse(&text).map(Some).map_err(|e| ConfigError(format!("file {}, {}", path.display(), e.0)))
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => fail(format!("file {} can't be read: {e}", path.display())),
+    }
+}
+
+fn parse(text: &str) -> Result<Settings, ConfigError> {
+    toml::from_str(text).map_err(|e| {
+        let line = e.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+        let message = e.message().replace("unknown field", "unknown key").replace('\n', " ");
+        ConfigError(format!("line {line}: {message}"))
+    })
+}
+
+fn node(given: Option<String>) -> Result<String, ConfigError> {
+    let (name, hint) = match given {
+        Some(name) => (name, ""),
+        None => (host_name()?, "; the host's name is taken if --node is not given"),
+    };
+    model::name::check_name("node name", &name).map_err(|e| ConfigError(format!("--node: {e}{hint}")))?;
+    Ok(name)
+}
+
+fn host_name() -> Result<String, ConfigError> {
+    match std::fs::read_to_string("/proc/sys/kernel/hostname") {
+        Ok(name) => Ok(name.trim().to_lowercase()),
+        Err(e) => fail(format!("the host's name can't be read ({e}): give --node")),
+    }
+}
+
+fn underlay(names: Vec<String>) -> Result<Vec<String>, ConfigError> {
+    for (i, name) in names.iter().enumerate() {
+        model::name::check_ifname(name).map_err(|e| ConfigError(format!("--underlay: {e}")))?;
+        if names[..i].contains(name) {
+            return fail(format!("--underlay {name} is given twice"));
+        }
+    }
+    Ok(names)
+}
+
+fn vteps(addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, ConfigError> {
+    for (i, address) in addresses.iter().enumerate() {
+        model::node::check_unicast(*address).map_err(|e| ConfigError(format!("--vtep: {e}")))?;
+        if address.is_ipv6() {
+            return fail(format!("--vtep {address}: an IPv6 underlay is not available in this version"));
+        }
+        if addresses[..i].contains(address) {
+            return fail(format!("--vtep {address} is given twice"));
+        }
+    }
+    Ok(addresses)
+}
+
+fn port(given: Option<u16>) -> Result<u16, ConfigError> {
+    match given.unwrap_or(DEFAULT_PORT) {
+        0 => fail("--vxlan-port 0 is not a port: use 1 to 65535, usually 4789".to_owned()),
+        port => Ok(port),
+    }
+}
+
+fn store(address: &str) -> Result<StoreAddress, ConfigError> {
+    if address.starts_with("etcd://") {
+        return fail("--store etcd:// is not available in this version".to_owned());
+    }
+    match address.strip_prefix("local://") {
+        Some(path) if path.starts_with('/') => Ok(StoreAddress::Local(path.into())),
+        _ => {
+            fail(format!("--store {address:?} is not a store: use local:///DIRECTORY, like {DEFAULT_STORE}"))
+        }
+    }
+}
+
+fn absolute(name: &str, path: PathBuf) -> Result<PathBuf, ConfigError> {
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        fail(format!("--{name} {}: give an absolute path", path.display()))
+    }
+}

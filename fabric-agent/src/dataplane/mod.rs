@@ -1,0 +1,201 @@
+//! The kernel side as the reconciler sees it: one object, loaded once, its maps and programs pinned.
+//!
+//! # What it guarantees
+//!
+//! - Nothing in here waits: every call is a bounded number of system calls. [`Dataplane`] is used by one thread at a
+//!   time ([`Dataplane`] is `Send`); [`Counters`] is a cheap clone with descriptors of its own for everybody who only reads.
+//! - Nothing in the kernel changes on [`Dataplane::open`] for traffic that already flows: programs of an earlier agent
+//!   keep running on their maps until [`Dataplane::attach`] replaces each in place, and their maps stay until
+//!   [`Dataplane::retire`].
+//! - Everything that is created is recognised by a fresh process; [`ownership`] lists every mark.
+//!
+//! # The order of a pass
+//!
+//! 1. [`Dataplane::repair`]: pins that were removed by hand come back, remains of vanished interfaces go.
+//! 2. [`Dataplane::tables`]: upserts from the first table to the last ([`TableSet::dump`] says what is there).
+//! 3. [`Dataplane::attachments`], then [`Dataplane::attach`] for what is wanted and not in force, [`Dataplane::detach`]
+//!    for what is in force and not wanted.
+//! 4. [`Dataplane::tables`]: deletes from the last table to the first.
+//! 5. After the first pass without errors, once: [`Dataplane::retire`].
+
+mod attach;
+mod bpffs;
+mod cleanup;
+mod clsact;
+mod counters;
+mod error;
+mod events;
+mod features;
+mod loader;
+mod maps;
+mod netdev;
+mod netlink;
+pub mod ownership;
+mod resize;
+mod sys;
+mod tables;
+mod tcx;
+mod xdp;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use fabric_api::status::Feature;
+
+use self::{attach::Links, bpffs::Directory, features::KernelFeatures, maps::OpenMaps};
+pub use self::{
+    attach::{Attached, TcMode, UplinkMode},
+    cleanup::cleanup,
+    counters::Counters,
+    error::DataplaneError,
+    events::{Events, EventsError},
+    features::KernelRelease,
+    loader::Logger,
+    tables::{Failure, Row, Table, TableSet},
+};
+use crate::plan::desired::Attachment;
+
+/// The eBPF object, as built by `build.rs`, aligned for parsing.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fabric"));
+
+/// How to open the dataplane.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Our directory on a bpffs, such as `/sys/fs/bpf/fabric`. A bpffs is mounted if there is none.
+    pub bpffs: PathBuf,
+    /// Entries of maps that differ from their default, by map name: the `[maps]` table of the agent's file.
+    pub sizes: BTreeMap<String, u32>,
+    /// Whether uplinks get the XDP stage.
+    pub uplink_mode: UplinkMode,
+    /// Load the programs with logging on; see [`Dataplane::take_logger`].
+    pub debug: bool,
+    /// How TC programs are attached; [`TcMode::Auto`] but in tests.
+    pub tc: TcMode,
+}
+
+/// The loaded object with its maps, links and programs.
+pub struct Dataplane {
+    directory: Directory,
+    ebpf: aya::Ebpf,
+    programs: BTreeMap<&'static str, u32>,
+    maps: OpenMaps,
+    tables: TableSet,
+    links: Links,
+    kernel: KernelFeatures,
+    logger: Option<Logger>,
+}
+
+impl Dataplane {
+    /// Checks privileges, mounts a bpffs if needed, takes the directory, loads the object and opens or creates its
+    /// maps. Programs that run are not touched. On an error nothing is left that was not there before, but the
+    /// directory and the mount.
+    ///
+    /// # Errors
+    /// One sentence each for: missing privileges, a directory that another agent has, an unknown key in `sizes`, a size
+    /// that is smaller than the map's content, a program that the kernel refuses.
+    pub fn open(options: &Options) -> Result<Self, DataplaneError> {
+        features::check_privileges()?;
+        maps::check_sizes(&options.sizes)?;
+        let kernel = KernelFeatures::detect(options.tc)?;
+        let directory = Directory::open(&options.bpffs)?;
+        sys::raise_memlock(kernel.release);
+        let loaded = loader::load(&directory, options, kernel)?;
+        let tables = TableSet::open(&loaded.maps)?;
+        let counters = Counters::open(&loaded.maps)?;
+        counters.fill_drops()?;
+        let links = Links::open(&directory, options.uplink_mode, kernel.tcx);
+        Ok(Self {
+            directory,
+            ebpf: loaded.ebpf,
+            programs: loaded.programs,
+            maps: loaded.maps,
+            tables,
+            links,
+            kernel,
+            logger: loaded.logger,
+        })
+    }
+
+    /// Our directory on the bpffs.
+    pub fn bpffs(&self) -> &Path {
+        self.directory.root()
+    }
+
+    /// The tables that the agent fills.
+    pub fn tables(&mut self) -> &mut TableSet {
+        &mut self.tables
+    }
+
+    /// Attachments that are in force: the link or filter exists, sits on that very interface and runs the program of
+    /// this process. One that runs the program of an earlier agent is not in force: [`Self::attach`] replaces it.
+    pub fn attachments(&mut self) -> Result<BTreeSet<Attachment>, DataplaneError> {
+        self.links.in_force(&self.programs)
+    }
+
+    /// Puts a program in force at an interface. An older program of ours is replaced in place, so that no packet
+    /// passes between the two; others of ours at the same hook are removed.
+    pub fn attach(&mut self, attachment: &Attachment) -> Result<Attached, DataplaneError> {
+        self.links.attach(&self.directory, &mut self.ebpf, &self.programs, attachment)
+    }
+
+    /// Takes a program off an interface. Absent is success.
+    pub fn detach(&mut self, attachment: &Attachment) -> Result<(), DataplaneError> {
+        self.links.detach(&self.directory, attachment)
+    }
+
+    /// Whether an uplink is to have the XDP stage (`NodeFacts::xdp`), by the uplink mode and what its driver can do.
+    pub fn xdp_wanted(&self, ifindex: u32) -> bool {
+        self.links.xdp_choice(ifindex).0
+    }
+
+    /// How the programs of an uplink are attached and why, for its status: `tcx` or `clsact`, with `+xdp` (native) or
+    /// `+xdp-generic` where that stage is on.
+    pub fn mode(&self, ifindex: u32) -> (String, String) {
+        self.links.mode(ifindex)
+    }
+
+    /// Brings back pins of maps, programs and links that were removed while this process had them open, removes links
+    /// whose interface is gone or that were detached by hand. Returns one sentence for each.
+    pub fn repair(&mut self) -> Result<Vec<String>, DataplaneError> {
+        let mut done = self.maps.repair()?;
+        done.extend(loader::repair_programs(&self.directory, &mut self.ebpf)?);
+        done.extend(self.links.repair(&self.directory)?);
+        Ok(done)
+    }
+
+    /// Removes what the programs no longer use: maps that were replaced, maps of other layouts, links of programs that
+    /// this version does not have. To be called once the programs are attached everywhere. Returns one sentence for each.
+    pub fn retire(&mut self) -> Result<Vec<String>, DataplaneError> {
+        let mut done = self.maps.retire(&self.directory)?;
+        done.extend(self.links.retire(&self.directory)?);
+        done.extend(loader::retire_programs(&self.directory)?);
+        Ok(done)
+    }
+
+    /// A reader of counters with descriptors of its own, independent of this value.
+    pub fn counters(&self) -> Result<Counters, DataplaneError> {
+        Counters::open(&self.maps)
+    }
+
+    /// A reader of drop events. Two readers would share the events between them: open it once. Needs a tokio runtime.
+    pub fn events(&self) -> Result<Events, DataplaneError> {
+        Events::open(&self.maps)
+    }
+
+    /// The reader of the programs' log, if [`Options::debug`] is on; once.
+    pub fn take_logger(&mut self) -> Option<Logger> {
+        self.logger.take()
+    }
+
+    /// What the kernel and the given uplinks (name, interface index) offer, and what is used instead.
+    pub fn features(&self, uplinks: &[(String, u32)]) -> Vec<Feature> {
+        features::report(self.kernel, &self.links, uplinks)
+    }
+
+    /// Kernel id of a loaded program, if it is one of ours.
+    pub fn program_id(&self, program: &str) -> Option<u32> {
+        self.programs.get(program).copied()
+    }
+}

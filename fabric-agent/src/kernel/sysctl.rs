@@ -1,0 +1,45 @@
+//! Interface settings under `/proc/sys/net`, which belong to the namespace of the thread that opens them.
+
+use std::{fs, io};
+
+use super::{KernelError, netns::Netns};
+
+/// Settings of the host side of a veth and of the `vxlan` device: the host speaks no IP there, so that nothing of its
+/// own (router solicitations, neighbour discovery) mixes with the containers' packets.
+///
+/// # Errors
+/// If a setting can't be written. A kernel without IPv6 is no error.
+pub fn silence(ifname: &str) -> Result<(), KernelError> {
+    set("ipv6", ifname, "disable_ipv6", "1")?;
+    set("ipv6", ifname, "accept_ra", "0")
+}
+
+/// Settings of the container side of a veth, before it is up. With IPv6 addresses, its link-local address is made of
+/// its MAC, because that is the one that the network knows, and it asks for no router advertisement, because the
+/// fabric sends none. Without, it speaks no IPv6: its packets would all be dropped as spoofed.
+///
+/// # Errors
+/// If the namespace can't be entered or a setting can't be written. A kernel without IPv6 is an error only if the
+/// container needs it.
+pub fn container(netns: &Netns, ifname: &str, ipv6: bool) -> Result<(), KernelError> {
+    netns.run(|| {
+        if !ipv6 {
+            return set("ipv6", ifname, "disable_ipv6", "1");
+        }
+        set("ipv6", ifname, "disable_ipv6", "0")?;
+        set("ipv6", ifname, "addr_gen_mode", "0")?;
+        set("ipv6", ifname, "accept_ra", "0")
+    })?
+}
+
+fn set(family: &str, ifname: &str, key: &str, value: &str) -> Result<(), KernelError> {
+    let path = format!("/proc/sys/net/{family}/conf/{ifname}/{key}");
+    match fs::read_to_string(&path) {
+        // Written only where it differs, so that a read-only /proc/sys with the right value is no obstacle.
+        Ok(now) if now.trim() == value => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Ok(_) | Err(_) => {}
+    }
+    fs::write(&path, value)
+        .map_err(|source| KernelError::Refused { what: format!("writing {value} to {path}"), source })
+}

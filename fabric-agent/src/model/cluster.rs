@@ -1,0 +1,247 @@
+//! Everything that was declared, checked object by object and against each other. What can't stand becomes a problem
+//! with one sentence; the rest stands. The result depends on the set of objects alone, not on their order.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    net::IpAddr,
+};
+
+use fabric_api::Object;
+use fabric_common::addr::Mac;
+
+use super::{
+    endpoint::Endpoint,
+    error::{ModelError, refuse},
+    ids, ipam,
+    network::Network,
+    node::{Node, NodeNetwork},
+};
+
+/// Kind and name of an object that has a problem.
+pub type ProblemKey = (&'static str, String);
+
+/// What was declared, as far as it is valid.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cluster {
+    /// Networks by name; no two have one VNI.
+    pub networks: BTreeMap<String, Network>,
+    /// Nodes by name; no two have one VTEP address. They refer to networks that exist.
+    pub nodes: BTreeMap<String, Node>,
+    /// Endpoints by name. Their networks exist and hold their addresses; no two of a network have one address or MAC,
+    /// and none has a declared node's or a gateway's.
+    pub endpoints: BTreeMap<String, Endpoint>,
+    /// Why the other objects are left out, one sentence each.
+    pub problems: BTreeMap<ProblemKey, String>,
+}
+
+impl Cluster {
+    /// Checks `objects`. Of two objects that want the same thing the endpoint with the higher generation wins, else the
+    /// first by name; the other one becomes a problem.
+    pub fn from_objects(objects: &[Object]) -> Self {
+        let mut cluster = Self::default();
+        let mut nodes = BTreeMap::new();
+        let mut endpoints = Vec::new();
+        let mut networks = BTreeMap::new();
+        for object in objects {
+            let name = object.metadata().name.clone();
+            match object {
+                Object::Network(object) => cluster.keep(&mut networks, "Network", name, Network::new(object)),
+                Object::Node(object) => cluster.keep(&mut nodes, "Node", name, Node::new(object)),
+                Object::Endpoint(object) => match Endpoint::new(object) {
+                    Ok(endpoint) => endpoints.push(endpoint),
+                    Err(e) => cluster.problem("Endpoint", name, e.0),
+                },
+            }
+        }
+        cluster.admit_networks(networks);
+        let mut claims = Claims::new(&cluster.networks);
+        cluster.admit_nodes(nodes, &mut claims);
+        cluster.admit_endpoints(endpoints, &mut claims);
+        cluster
+    }
+
+    /// The addresses of `node` in `network`: of each subnet the declared one or, where none is declared and `derive` is
+    /// set, the one that a node of this name takes by itself (see [`ipam::node_address`]).
+    pub fn node_addresses(&self, network: &Network, node: &str, derive: bool) -> Vec<IpAddr> {
+        let declared = self.nodes.get(node).and_then(|n| n.networks.get(&network.name));
+        let used: BTreeSet<IpAddr> =
+            if derive { self.used(&network.name).into_keys().collect() } else { BTreeSet::new() };
+        let mut addresses = Vec::new();
+        for subnet in &network.subnets {
+            let own =
+                declared.and_then(|part| part.addresses.iter().copied().find(|a| subnet.net.contains(a)));
+            let derived = || derive.then(|| ipam::node_address(subnet, node, &used)).flatten();
+            addresses.extend(own.or_else(derived));
+        }
+        addresses
+    }
+
+    /// Every declared address of a network with who has it (`endpoint c1`, `node n2`); gateways are not among them.
+    pub fn used(&self, network: &str) -> BTreeMap<IpAddr, String> {
+        let mut used = BTreeMap::new();
+        for node in self.nodes.values() {
+            if let Some(part) = node.networks.get(network) {
+                used.extend(part.addresses.iter().map(|a| (*a, format!("node {}", node.name))));
+            }
+        }
+        for endpoint in self.endpoints.values().filter(|e| e.network == network) {
+            used.extend(endpoint.addresses.iter().map(|a| (*a, format!("endpoint {}", endpoint.name))));
+        }
+        used
+    }
+
+    /// VTEP addresses of all nodes but `local`: what the kernel's routes have to lead to.
+    pub fn remote_vteps(&self, local: &str) -> BTreeSet<IpAddr> {
+        self.nodes.values().filter(|n| n.name != local).flat_map(|n| n.vteps.iter().copied()).collect()
+    }
+
+    fn problem(&mut self, kind: &'static str, name: String, text: String) {
+        self.problems.entry((kind, name)).or_insert(text);
+    }
+
+    fn keep<T>(
+        &mut self,
+        into: &mut BTreeMap<String, T>,
+        kind: &'static str,
+        name: String,
+        checked: Result<T, ModelError>,
+    ) {
+        match checked {
+            Ok(object) => {
+                into.insert(name, object);
+            }
+            Err(e) => self.problem(kind, name, e.0),
+        }
+    }
+
+    fn admit_networks(&mut self, networks: BTreeMap<String, Network>) {
+        let mut vnis = BTreeMap::new();
+        for (name, network) in networks {
+            match vnis.entry(network.vni) {
+                Entry::Vacant(free) => {
+                    free.insert(name.clone());
+                    self.networks.insert(name, network);
+                }
+                Entry::Occupied(taken) => {
+                    let text =
+                        format!("VNI {} belongs to network {}: choose another one", network.vni, taken.get());
+                    self.problem("Network", name, text);
+                }
+            }
+        }
+    }
+
+    fn admit_nodes(&mut self, nodes: BTreeMap<String, Node>, claims: &mut Claims) {
+        let mut vteps: BTreeMap<IpAddr, String> = BTreeMap::new();
+        for (name, mut node) in nodes {
+            let other = node.vteps.iter().find_map(|v| vteps.get(v).map(|other| (*v, other.clone())));
+            if let Some((vtep, other)) = other {
+                self.problem(
+                    "Node",
+                    name,
+                    format!("VTEP address {vtep} belongs to node {other}: choose another one"),
+                );
+                continue;
+            }
+            vteps.extend(node.vteps.iter().map(|v| (*v, name.clone())));
+            let mut parts = BTreeMap::new();
+            for (network, part) in std::mem::take(&mut node.networks) {
+                match self.admit_part(&name, &network, &part, claims) {
+                    Ok(()) => {
+                        parts.insert(network, part);
+                    }
+                    Err(e) => self.problem("Node", name.clone(), e.0),
+                }
+            }
+            node.networks = parts;
+            self.nodes.insert(name, node);
+        }
+    }
+
+    fn admit_part(
+        &self,
+        node: &str,
+        network: &str,
+        part: &NodeNetwork,
+        claims: &mut Claims,
+    ) -> Result<(), ModelError> {
+        let Some(known) = self.networks.get(network) else {
+            refuse!("network {network} does not exist: create it first, or take it out of the node's list");
+        };
+        check_addresses(known, &part.addresses)?;
+        let macs = if part.addresses.is_empty() { None } else { Some(ids::node_mac(node)) };
+        claims.take(known, &format!("node {node}"), &part.addresses, macs)
+    }
+
+    fn admit_endpoints(&mut self, mut endpoints: Vec<Endpoint>, claims: &mut Claims) {
+        endpoints.sort_by(|a, b| b.generation.cmp(&a.generation).then_with(|| a.name.cmp(&b.name)));
+        for endpoint in endpoints {
+            match self.admit_endpoint(&endpoint, claims) {
+                Ok(()) => {
+                    self.endpoints.insert(endpoint.name.clone(), endpoint);
+                }
+                Err(e) => self.problem("Endpoint", endpoint.name, e.0),
+            }
+        }
+    }
+
+    fn admit_endpoint(&self, endpoint: &Endpoint, claims: &mut Claims) -> Result<(), ModelError> {
+        let Some(network) = self.networks.get(&endpoint.network) else {
+            refuse!("network {} does not exist: create it first", endpoint.network);
+        };
+        check_addresses(network, &endpoint.addresses)?;
+        claims.take(network, &format!("endpoint {}", endpoint.name), &endpoint.addresses, Some(endpoint.mac))
+    }
+}
+
+/// Each address must be a host's, and no two in one subnet.
+fn check_addresses(network: &Network, addresses: &[IpAddr]) -> Result<(), ModelError> {
+    for (i, address) in addresses.iter().enumerate() {
+        network.check_host_address(*address)?;
+        let subnet = network.subnet_of(*address).map(|s| s.net);
+        if let Some(other) = addresses[..i].iter().find(|o| network.subnet_of(**o).map(|s| s.net) == subnet) {
+            refuse!("addresses {other} and {address} are in one subnet: choose one of them");
+        }
+    }
+    Ok(())
+}
+
+/// Who has an address or a MAC, per network.
+struct Claims {
+    addresses: BTreeMap<(String, IpAddr), String>,
+    macs: BTreeMap<(String, Mac), String>,
+}
+
+impl Claims {
+    fn new(networks: &BTreeMap<String, Network>) -> Self {
+        let gateway = |n: &Network| ((n.name.clone(), ids::gateway_mac(n.vni)), "the gateway".to_owned());
+        Self { addresses: BTreeMap::new(), macs: networks.values().map(gateway).collect() }
+    }
+
+    /// Takes all, or nothing.
+    fn take(
+        &mut self,
+        network: &Network,
+        who: &str,
+        addresses: &[IpAddr],
+        mac: Option<Mac>,
+    ) -> Result<(), ModelError> {
+        let name = &network.name;
+        for address in addresses {
+            if let Some(other) = self.addresses.get(&(name.clone(), *address)) {
+                refuse!("address {address} in network {name} belongs to {other}: choose another one");
+            }
+        }
+        if let Some(mac) = mac
+            && let Some(other) = self.macs.get(&(name.clone(), mac))
+        {
+            refuse!("MAC {mac} in network {name} belongs to {other}: choose another one");
+        }
+        self.addresses.extend(addresses.iter().map(|a| ((name.clone(), *a), who.to_owned())));
+        self.macs.extend(mac.map(|mac| ((name.clone(), mac), who.to_owned())));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

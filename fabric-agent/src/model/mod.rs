@@ -1,0 +1,17 @@
+//! Fabric's own view of what people declared: objects whose fields were checked once, here, so that planning and the
+//! service never meet an invalid name, subnet or MAC. Everything in this module is pure.
+
+pub mod cluster;
+pub mod endpoint;
+pub mod error;
+pub mod ids;
+pub mod ipam;
+pub mod name;
+pub mod network;
+pub mod node;
+
+pub use cluster::{Cluster, ProblemKey};
+pub use endpoint::Endpoint;
+pub use error::ModelError;
+pub use network::{Network, Subnet};
+pub use node::Node;

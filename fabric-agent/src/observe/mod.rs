@@ -1,0 +1,5 @@
+//! What the kernel saw, in the API's words: live drop events and exact counters.
+
+pub mod counters;
+pub mod events;
+pub mod names;

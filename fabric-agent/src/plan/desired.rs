@@ -1,0 +1,159 @@
+//! What planning consumes of this node and what it produces: plain, comparable values.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use fabric_common::{
+    addr::{Addr, Mac},
+    endpoint::{EndpointKey, EndpointValue},
+    fdb::{FdbKey, FdbValue},
+    network::{MemberKey, MemberValue, NetworkValue},
+    node::{NodeValue, VtepValue},
+    port::PortValue,
+    settings::Settings,
+    source::{SourcePrefix, SourceValue},
+    uplink::{LocalVtepValue, UplinkValue},
+};
+use ipnet::IpNet;
+
+/// What the kernel tells about this node. Collected by the reconciler before each plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// This node's name.
+    pub node: String,
+    /// Underlay interfaces, in the order of the settings.
+    pub uplinks: Vec<UplinkFacts>,
+    /// Interface index of the agent's `vxlan` device, once it exists.
+    pub vxlan_ifindex: Option<u32>,
+    /// Interface index of the host side of each local endpoint's veth, by endpoint name, once it exists.
+    pub ports: BTreeMap<String, u32>,
+    /// For each remote VTEP address: the uplink that the kernel's routes choose, absent if there is no route.
+    pub routes: BTreeMap<IpAddr, u32>,
+    /// Whether XDP was chosen for an uplink, by interface index.
+    pub xdp: BTreeSet<u32>,
+}
+
+/// One underlay interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UplinkFacts {
+    /// Name.
+    pub name: String,
+    /// Interface index.
+    pub ifindex: u32,
+    /// MAC.
+    pub mac: Mac,
+    /// MTU, bytes.
+    pub mtu: u32,
+    /// VTEP addresses on it: those named by `--vtep`, or its global addresses.
+    pub vteps: Vec<IpAddr>,
+}
+
+/// Settings that planning needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanSettings {
+    /// UDP port of VXLAN.
+    pub vxlan_port: u16,
+    /// Drop events a second and CPU.
+    pub events_per_second: u32,
+}
+
+/// The rows of one map.
+pub type Rows<K, V> = BTreeMap<K, V>;
+
+/// A key of `source_prefixes`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PrefixKey {
+    /// Bits of `prefix` that count, from the VNI's first.
+    pub bits: u32,
+    /// VNI and address.
+    pub prefix: SourcePrefix,
+}
+
+/// The wanted content of every map that the agent fills.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tables {
+    /// Row 0 of `settings`.
+    pub settings: Rows<u32, Settings>,
+    /// `uplinks`.
+    pub uplinks: Rows<u32, UplinkValue>,
+    /// `local_vteps`.
+    pub local_vteps: Rows<Addr, LocalVtepValue>,
+    /// `networks`.
+    pub networks: Rows<u32, NetworkValue>,
+    /// `nodes`.
+    pub nodes: Rows<u32, NodeValue>,
+    /// `vteps`.
+    pub vteps: Rows<Addr, VtepValue>,
+    /// `members`.
+    pub members: Rows<MemberKey, MemberValue>,
+    /// `sources`.
+    pub sources: Rows<EndpointKey, SourceValue>,
+    /// `source_prefixes`.
+    pub source_prefixes: Rows<PrefixKey, SourceValue>,
+    /// `ports`.
+    pub ports: Rows<u32, PortValue>,
+    /// `endpoints`.
+    pub endpoints: Rows<EndpointKey, EndpointValue>,
+    /// `fdb`.
+    pub fdb: Rows<FdbKey, FdbValue>,
+}
+
+/// A program at an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Attachment {
+    /// Interface index.
+    pub ifindex: u32,
+    /// Name of the program, from `fabric_common::abi::program`.
+    pub program: &'static str,
+}
+
+/// The veth of a local endpoint, both sides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortLink {
+    /// Endpoint name.
+    pub endpoint: String,
+    /// Host side: name, at most 15 bytes, from a hash of the endpoint's name.
+    pub host_ifname: String,
+    /// Path of the container's namespace.
+    pub netns: String,
+    /// Its inode number when it was attached.
+    pub netns_inode: u64,
+    /// Container side: name.
+    pub ifname: String,
+    /// Container side: MAC.
+    pub mac: Mac,
+    /// Both sides: MTU, bytes.
+    pub mtu: u16,
+    /// Container side: addresses with their subnets' prefix lengths.
+    pub addresses: Vec<IpNet>,
+    /// One a family at most: default routes of the container, where it has none yet.
+    pub gateways: Vec<IpAddr>,
+}
+
+/// The agent's `vxlan` device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VxlanDevice {
+    /// Name.
+    pub name: String,
+    /// UDP port.
+    pub port: u16,
+    /// MTU, bytes.
+    pub mtu: u32,
+}
+
+/// Everything that the kernel should hold for this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// The `vxlan` device.
+    pub vxlan: Option<VxlanDevice>,
+    /// Local endpoints' veths, by endpoint name.
+    pub ports: BTreeMap<String, PortLink>,
+    /// Programs at interfaces that exist.
+    pub attachments: BTreeSet<Attachment>,
+    /// Map content.
+    pub tables: Tables,
+    /// Objects that can't be realised as declared: (kind, name) and one sentence each.
+    pub problems: BTreeMap<(&'static str, String), String>,
+}

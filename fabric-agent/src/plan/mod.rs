@@ -1,0 +1,63 @@
+//! The compile: what was declared and what the kernel told about this node in, the wanted content of every map and
+//! every link out. Pure: no I/O, no clock, and the same result whatever the order of the objects.
+//!
+//! Every network of the store is served by this node. A node has an address of its own in each, declared by a Node
+//! object of its name or derived (see [`crate::model::ipam::node_address`]).
+
+use std::collections::BTreeMap;
+
+use crate::model::{Cluster, ProblemKey, ids};
+
+pub mod desired;
+mod endpoints;
+mod links;
+mod networks;
+mod nodes;
+mod sources;
+#[cfg(test)]
+mod tests;
+
+pub use networks::{network_id, network_mtu, underlay_mtu};
+pub use nodes::{node_ids, uplink_toward};
+
+use desired::{Desired, NodeFacts, PlanSettings};
+
+/// Compiles. Objects that can't be realised as declared are in [`Desired::problems`]; everything else is realised.
+pub fn plan(cluster: &Cluster, facts: &NodeFacts, settings: &PlanSettings) -> Desired {
+    let mut context = Context::new(cluster, facts);
+    let mut desired = Desired::default();
+    nodes::compile(&mut context, settings, &mut desired);
+    networks::compile(&mut context, &mut desired);
+    endpoints::compile(&mut context, &mut desired);
+    sources::compile(&mut context, &mut desired);
+    links::compile(&mut context, settings, &mut desired);
+    desired.problems = context.problems;
+    desired
+}
+
+/// What the features share while one plan is made.
+struct Context<'a> {
+    cluster: &'a Cluster,
+    facts: &'a NodeFacts,
+    /// Node numbers, this node's included.
+    ids: BTreeMap<String, u32>,
+    /// This node's number.
+    local: u32,
+    /// Largest inner IP packet of each network, by name.
+    mtus: BTreeMap<String, u16>,
+    problems: BTreeMap<ProblemKey, String>,
+}
+
+impl<'a> Context<'a> {
+    fn new(cluster: &'a Cluster, facts: &'a NodeFacts) -> Self {
+        let ids = node_ids(cluster, &facts.node);
+        let local = ids.get(&facts.node).copied().unwrap_or_else(|| ids::hash32(&facts.node).max(1));
+        let mtus = cluster.networks.values().map(|n| (n.name.clone(), network_mtu(n, facts))).collect();
+        Self { cluster, facts, ids, local, mtus, problems: cluster.problems.clone() }
+    }
+
+    /// The first problem of an object stays.
+    fn problem(&mut self, kind: &'static str, name: &str, text: String) {
+        self.problems.entry((kind, name.to_owned())).or_insert(text);
+    }
+}

@@ -1,0 +1,115 @@
+//! `networks` and `members`, and the rows of gateways and nodes' own addresses in `endpoints` and `fdb`.
+
+use fabric_common::{
+    addr::{Addr, Mac},
+    endpoint::{self, EndpointKey, EndpointValue},
+    fdb::{self, FdbKey, FdbValue},
+    network::{MemberKey, MemberValue, NetworkValue},
+    node::OVERHEAD_V4,
+};
+
+use super::{
+    Context,
+    desired::{Desired, NodeFacts},
+};
+use crate::model::{Network, ids};
+
+/// MTU assumed of the underlay while no uplink is known, bytes.
+const DEFAULT_UNDERLAY_MTU: u32 = 1500;
+
+/// Largest inner IP packet that every uplink can carry, bytes.
+pub fn underlay_mtu(facts: &NodeFacts) -> u16 {
+    let smallest = facts.uplinks.iter().map(|u| u.mtu).min().unwrap_or(DEFAULT_UNDERLAY_MTU);
+    u16::try_from(smallest.saturating_sub(OVERHEAD_V4 as u32)).unwrap_or(u16::MAX)
+}
+
+/// Largest IP packet of a network, bytes: the chosen one, or what the underlay allows; never more than that.
+pub fn network_mtu(network: &Network, facts: &NodeFacts) -> u16 {
+    let limit = underlay_mtu(facts);
+    network.mtu.map_or(limit, |mtu| mtu.min(limit))
+}
+
+/// The number of a network in events.
+pub fn network_id(name: &str) -> u32 {
+    ids::hash32(name).max(1)
+}
+
+pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
+    let cluster = context.cluster;
+    for network in cluster.networks.values() {
+        check_mtu(context, network);
+        let addresses = cluster.node_addresses(network, &context.facts.node, true);
+        let gateway_mac = ids::gateway_mac(network.vni);
+        let node_mac = if addresses.is_empty() { Mac::ZERO } else { ids::node_mac(&context.facts.node) };
+        let value = NetworkValue {
+            gateway_mac,
+            node_mac,
+            mtu: context.mtus[&network.name],
+            flags: 0,
+            id: network_id(&network.name),
+            reserved: 0,
+        };
+        desired.tables.networks.insert(network.vni.get(), value);
+        let rows = Rows { context, network };
+        for subnet in &network.subnets {
+            rows.add(desired, subnet.gateway, gateway_mac, endpoint::FLAG_GATEWAY, context.local);
+        }
+        rows.router(desired, gateway_mac, context.local);
+        for address in addresses {
+            rows.add(desired, address, node_mac, endpoint::FLAG_NODE, context.local);
+            rows.router(desired, node_mac, context.local);
+        }
+        rows.remote_nodes(desired);
+    }
+}
+
+fn check_mtu(context: &mut Context<'_>, network: &Network) {
+    let limit = underlay_mtu(context.facts);
+    if let Some(mtu) = network.mtu.filter(|mtu| *mtu > limit) {
+        let text = format!(
+            "mtu {mtu} is more than the underlay carries; {limit} is used: lower it, or raise the uplinks' MTU"
+        );
+        context.problem("Network", &network.name, text);
+    }
+}
+
+/// Writes rows of one network.
+struct Rows<'a> {
+    context: &'a Context<'a>,
+    network: &'a Network,
+}
+
+impl Rows<'_> {
+    /// The row of an address that is not an endpoint's.
+    fn add(&self, desired: &mut Desired, address: std::net::IpAddr, mac: Mac, flags: u16, node: u32) {
+        let key = EndpointKey { vni: self.network.vni.get(), addr: Addr::from(address) };
+        let value = EndpointValue { mac, flags, ifindex: 0, node, identity: 0, slot: 0, generation: 0 };
+        desired.tables.endpoints.insert(key, value);
+    }
+
+    /// The row of a MAC that routes.
+    fn router(&self, desired: &mut Desired, mac: Mac, node: u32) {
+        let value = FdbValue { ifindex: 0, node, slot: 0, flags: fdb::FLAG_ROUTER, generation: 0 };
+        desired.tables.fdb.insert(FdbKey::new(self.network.vni.get(), mac), value);
+    }
+
+    /// Other nodes: their membership and their own addresses.
+    fn remote_nodes(&self, desired: &mut Desired) {
+        let cluster = self.context.cluster;
+        let vni = self.network.vni.get();
+        for node in cluster.nodes.values().filter(|n| n.name != self.context.facts.node) {
+            let number = self.context.ids[&node.name];
+            let part = node.networks.get(&self.network.name);
+            let has_endpoint =
+                || cluster.endpoints.values().any(|e| e.network == self.network.name && e.node == node.name);
+            if part.is_some() || has_endpoint() {
+                desired.tables.members.insert(MemberKey { vni, node: number }, MemberValue { flags: 0 });
+            }
+            let addresses = part.map(|p| p.addresses.as_slice()).unwrap_or_default();
+            for address in addresses {
+                self.add(desired, *address, ids::node_mac(&node.name), endpoint::FLAG_NODE, number);
+                self.router(desired, ids::node_mac(&node.name), number);
+            }
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! What the reconciler did, for people: changes because the wish changed, repairs because the kernel had.
+
+use fabric_api::status::ReconcileStatus;
+
+/// How many repairs are remembered by name.
+const REMEMBERED: usize = 32;
+
+/// The books of a reconciler.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Account {
+    status: ReconcileStatus,
+}
+
+impl Account {
+    /// Books something that was written because the desired state changed.
+    pub(super) fn change(&mut self) {
+        self.status.changes += 1;
+    }
+
+    /// Books something that was found different from what this agent had written.
+    pub(super) fn repair(&mut self, what: String) {
+        tracing::warn!("repaired: {what}");
+        self.status.repairs += 1;
+        self.status.last_repairs.push(what);
+        let excess = self.status.last_repairs.len().saturating_sub(REMEMBERED);
+        self.status.last_repairs.drain(..excess);
+    }
+
+    /// Books a pass and its errors.
+    pub(super) fn pass(&mut self, errors: Vec<String>) {
+        self.status.passes += 1;
+        self.status.errors = errors;
+    }
+
+    /// The books as the API shows them.
+    pub(super) fn status(&self) -> &ReconcileStatus {
+        &self.status
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Account, REMEMBERED};
+
+    #[test]
+    fn only_the_last_repairs_are_remembered_and_all_are_counted() {
+        let mut account = Account::default();
+        for n in 0..REMEMBERED + 3 {
+            account.repair(format!("thing {n}"));
+        }
+        assert_eq!(account.status().repairs, REMEMBERED as u64 + 3);
+        assert_eq!(account.status().last_repairs.len(), REMEMBERED);
+        assert_eq!(account.status().last_repairs[0], "thing 3");
+    }
+}

@@ -1,0 +1,161 @@
+//! What others see of the reconciler: wait until something is programmed, ask for a pass, read the state.
+
+use std::sync::{
+    Arc, PoisonError, RwLock,
+    atomic::{AtomicBool, Ordering},
+};
+
+use fabric_api::status::{EndpointCounters, ReconcileStatus, State, Status, UplinkStatus};
+use futures::future::BoxFuture;
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    Settings,
+    drivers::{Datapath, Links},
+    pass::Engine,
+    report::Report,
+};
+use crate::{dataplane::Counters, plan::desired::NodeFacts, service::Kernel};
+
+/// What the last pass found.
+struct Published {
+    facts: NodeFacts,
+    report: Report,
+    status: Status,
+}
+
+/// Shared by the loop and its handles.
+pub(super) struct Shared {
+    published: RwLock<Published>,
+    done: watch::Sender<Option<u64>>,
+    trigger: mpsc::Sender<()>,
+    counters: Option<Counters>,
+    ready: AtomicBool,
+}
+
+impl Shared {
+    pub(super) fn new(
+        trigger: mpsc::Sender<()>,
+        counters: Option<Counters>,
+        settings: &Settings,
+        facts: NodeFacts,
+    ) -> Self {
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let status = Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: settings.node.clone(),
+            kernel: kernel.trim().to_owned(),
+            bpffs: settings.bpffs.clone(),
+            vxlan_port: settings.plan.vxlan_port,
+            ..Status::default()
+        };
+        let published = RwLock::new(Published { facts, report: Report::new(), status });
+        Self { published, done: watch::Sender::new(None), trigger, counters, ready: AtomicBool::new(false) }
+    }
+
+    pub(super) fn sources_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    pub(super) fn publish<L: Links, D: Datapath>(
+        &self,
+        engine: &Engine<L, D>,
+        report: Report,
+        reconcile: ReconcileStatus,
+        in_sync: bool,
+        revision: u64,
+    ) {
+        let facts = engine.facts.clone();
+        let named: Vec<(String, u32)> = facts.uplinks.iter().map(|u| (u.name.clone(), u.ifindex)).collect();
+        let uplinks = facts.uplinks.iter().map(|uplink| {
+            let (mode, why) = engine.datapath.mode(uplink.ifindex);
+            let (name, vteps) = (uplink.name.clone(), uplink.vteps.clone());
+            UplinkStatus { name, ifindex: uplink.ifindex, mtu: uplink.mtu, vteps, mode, why }
+        });
+        let uplinks = uplinks.collect();
+        let features = engine.datapath.features(&named);
+        {
+            let mut published = self.published.write().unwrap_or_else(PoisonError::into_inner);
+            published.facts = facts;
+            published.report = report;
+            let status = &mut published.status;
+            status.in_sync |= in_sync && reconcile.errors.is_empty();
+            status.problems.clone_from(&reconcile.errors);
+            status.reconcile = reconcile;
+            status.uplinks = uplinks;
+            status.features = features;
+        }
+        self.done.send_replace(Some(revision));
+    }
+
+    /// A pass that could not even begin.
+    pub(super) fn publish_failure(&self, errors: Vec<String>) {
+        let mut published = self.published.write().unwrap_or_else(PoisonError::into_inner);
+        published.status.problems.clone_from(&errors);
+        published.status.reconcile.errors = errors;
+    }
+}
+
+/// A handle of the reconciler. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Says that every source beside the store was read completely once: from now on what nobody wants is deleted.
+    pub fn sources_ready(&self) {
+        self.shared.ready.store(true, Ordering::Release);
+        self.trigger();
+    }
+
+    /// Asks for a pass that compares everything, soon.
+    pub fn trigger(&self) {
+        // A full channel means that one is asked for already.
+        let _ = self.shared.trigger.try_send(());
+    }
+}
+
+impl Kernel for Handle {
+    fn programmed(&self, revision: u64) -> BoxFuture<'_, ()> {
+        let mut done = self.shared.done.subscribe();
+        Box::pin(async move {
+            // The loop is gone only when the agent stops; nobody waits for an answer then.
+            let _ = done.wait_for(|done| done.is_some_and(|done| done >= revision)).await;
+        })
+    }
+
+    fn state(&self, kind: &str, name: &str) -> Option<(State, String)> {
+        let published = self.shared.published.read().unwrap_or_else(PoisonError::into_inner);
+        published.report.iter().find(|((k, n), _)| *k == kind && n == name).map(|(_, state)| state.clone())
+    }
+
+    fn facts(&self) -> NodeFacts {
+        self.shared.published.read().unwrap_or_else(PoisonError::into_inner).facts.clone()
+    }
+
+    fn counters(&self, slot: u32) -> Option<EndpointCounters> {
+        self.shared.counters.as_ref()?.port(slot).ok()
+    }
+
+    fn reset_counters(&self, slot: u32) {
+        if let Some(Err(error)) = self.shared.counters.as_ref().map(|counters| counters.reset_port(slot)) {
+            tracing::warn!("{error}");
+        }
+    }
+
+    fn node_status(&self) -> Status {
+        let mut status = self.shared.published.read().unwrap_or_else(PoisonError::into_inner).status.clone();
+        if let Some(counters) = &self.shared.counters {
+            match counters.map_use() {
+                Ok(maps) => status.maps = maps,
+                Err(error) => status.problems.push(error.to_string()),
+            }
+        }
+        status
+    }
+}

@@ -1,0 +1,158 @@
+//! The one owner of the kernel's state. It makes maps, programs and links equal to what is planned from the store and
+//! from this node's facts, again and again: when the store changes, when the kernel reports that a link, an address or
+//! a route changed, when asked to, and every few seconds to find what was changed behind its back.
+//!
+//! Nothing is deleted before the store was read and the manifests were scanned once ([`Handle::sources_ready`]), so
+//! that an agent that starts takes nothing down that its predecessor left running. What fails stays wanted and is
+//! tried again, a little later each time.
+
+mod account;
+mod drivers;
+#[cfg(test)]
+mod fake;
+mod handle;
+mod pass;
+mod report;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::{mpsc, watch};
+
+pub use self::{
+    drivers::{Datapath, KernelLinks, Links, Observed},
+    handle::Handle,
+};
+use self::{
+    handle::Shared,
+    pass::{Engine, Mode},
+};
+use crate::{
+    dataplane::Counters, kernel::KernelError, model::Cluster, plan::desired::PlanSettings, store::Store,
+};
+
+/// How long to collect further reasons for a pass once there is one.
+const COALESCE: Duration = Duration::from_millis(3);
+/// How soon a failed pass is tried again, the first time.
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+
+/// What the reconciler needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// This node's name.
+    pub node: String,
+    /// What planning needs.
+    pub plan: PlanSettings,
+    /// How often the kernel is compared with what should be there.
+    pub resync: Duration,
+    /// The bpffs directory, for the status.
+    pub bpffs: String,
+}
+
+/// The owner loop. Made by [`Reconciler::new`], driven by [`Reconciler::run`].
+pub struct Reconciler<L, D> {
+    engine: Engine<L, D>,
+    store: Arc<dyn Store>,
+    shared: Arc<Shared>,
+    resync: Duration,
+    triggered: mpsc::Receiver<()>,
+    cluster: Option<(u64, Cluster)>,
+    failures: u32,
+    /// Errors of the last pass, which were logged.
+    said: Vec<String>,
+}
+
+impl<L: Links, D: Datapath> Reconciler<L, D> {
+    /// Looks at the underlay and makes a reconciler and its handle. Nothing in the kernel is changed yet.
+    ///
+    /// # Errors
+    /// If the underlay interfaces or VTEP addresses that were named do not exist, or none stands out.
+    pub async fn new(
+        mut links: L,
+        datapath: D,
+        store: Arc<dyn Store>,
+        counters: Option<Counters>,
+        settings: Settings,
+    ) -> Result<(Self, Handle), KernelError> {
+        let uplinks = links.observe().await?.uplinks?;
+        let mut engine = Engine::new(links, datapath, &settings.node, settings.plan.clone());
+        engine.facts.uplinks = uplinks;
+        let (trigger, triggered) = mpsc::channel(1);
+        let shared = Arc::new(Shared::new(trigger, counters, &settings, engine.facts.clone()));
+        let handle = Handle::new(Arc::clone(&shared));
+        let resync = settings.resync;
+        Ok((
+            Self { engine, store, shared, resync, triggered, cluster: None, failures: 0, said: Vec::new() },
+            handle,
+        ))
+    }
+
+    /// Runs until `stop` says true or is dropped. `changed` reports changes of links, addresses and routes. What was
+    /// programmed stays.
+    pub async fn run(mut self, mut changed: mpsc::Receiver<()>, mut stop: watch::Receiver<bool>) {
+        let mut store = self.store.watch();
+        store.mark_changed();
+        let mut full = true;
+        loop {
+            // A pass ends before the loop does: it is short, and half a pass helps nobody.
+            self.pass(full).await;
+            let wait = self.pause();
+            let store_gone = async |store: &mut watch::Receiver<u64>| {
+                if store.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            full = tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return,
+                () = store_gone(&mut store) => false,
+                Some(()) = changed.recv() => false,
+                Some(()) = self.triggered.recv() => true,
+                () = tokio::time::sleep(wait) => true,
+            };
+            tokio::time::sleep(COALESCE).await;
+            while changed.try_recv().is_ok() {}
+            full |= self.triggered.try_recv().is_ok();
+        }
+    }
+
+    /// How long to wait when nothing happens: until the next comparison, or shorter after a failure.
+    fn pause(&self) -> Duration {
+        match self.failures {
+            0 => self.resync,
+            failures => (FIRST_RETRY * 2u32.saturating_pow(failures.min(16) - 1)).min(self.resync),
+        }
+    }
+
+    async fn pass(&mut self, full: bool) {
+        let ready = self.shared.sources_ready();
+        let (revision, read) = match self.store.snapshot().await {
+            Ok(snapshot) => {
+                if self.cluster.as_ref().is_none_or(|(revision, _)| *revision != snapshot.revision) {
+                    self.cluster = Some((snapshot.revision, Cluster::from_objects(&snapshot.objects)));
+                }
+                (snapshot.revision, None)
+            }
+            Err(error) => (0, Some(error.to_string())),
+        };
+        let Some((_, cluster)) = &self.cluster else {
+            // Never read: nothing is known to be wanted, so nothing is done.
+            self.failures += 1;
+            self.shared.publish_failure(read.into_iter().collect());
+            return;
+        };
+        let mode = Mode { in_sync: ready && read.is_none(), full };
+        let report = self.engine.pass(cluster, mode).await;
+        let mut status = self.engine.account.status().clone();
+        status.errors.extend(read);
+        // Once, not at every retry.
+        for error in status.errors.iter().filter(|error| !self.said.contains(error)) {
+            tracing::warn!("{error}");
+        }
+        self.said.clone_from(&status.errors);
+        self.failures = if status.errors.is_empty() { 0 } else { self.failures.saturating_add(1) };
+        self.shared.publish(&self.engine, report, status, mode.in_sync, revision);
+    }
+}

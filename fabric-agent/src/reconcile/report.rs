@@ -1,0 +1,101 @@
+//! How far each object is after a pass.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fabric_api::status::State;
+use fabric_common::{addr::Addr, endpoint::EndpointKey, fdb::FdbKey};
+
+use super::{pass::Errors, rows::RowDeltas};
+use crate::{
+    model::{Cluster, Endpoint},
+    plan::{
+        self,
+        desired::{Desired, NodeFacts},
+    },
+};
+
+/// State and reason by kind and name.
+pub(super) type Report = BTreeMap<(&'static str, String), (State, String)>;
+
+/// Makes the report of a pass.
+pub(super) fn make(
+    cluster: &Cluster,
+    desired: &Desired,
+    facts: &NodeFacts,
+    rows: &RowDeltas,
+    finished: &BTreeSet<&str>,
+    errors: &Errors,
+) -> Report {
+    let mut report = Report::new();
+    let why_rows = || errors.rows.first().cloned();
+    let node_wide =
+        || errors.node.first().cloned().or_else(|| if rows.node_pending() { why_rows() } else { None });
+    for network in cluster.networks.values() {
+        let error = if rows.network_pending(network.vni.get()) { why_rows() } else { None };
+        report.insert(("Network", network.name.clone()), state(error, true));
+    }
+    let ids = plan::node_ids(cluster, &facts.node);
+    for node in cluster.nodes.values() {
+        let id = ids.get(&node.name).copied().unwrap_or_default();
+        let vteps = node.vteps.iter().map(|vtep| Addr::from(*vtep));
+        let pending = node.name != facts.node && rows.remote_node_pending(id, vteps);
+        report.insert(("Node", node.name.clone()), state(if pending { why_rows() } else { None }, true));
+    }
+    for endpoint in cluster.endpoints.values() {
+        let entry = if endpoint.node == facts.node {
+            local(cluster, endpoint, facts, rows, finished, errors)
+        } else {
+            let pending = rows_pending(cluster, &endpoint.name, None, rows);
+            state(if pending { why_rows() } else { None }, !pending)
+        };
+        report.insert(("Endpoint", endpoint.name.clone()), entry);
+    }
+    report.insert(("Node", facts.node.clone()), state(node_wide(), true));
+    for (key, problem) in &desired.problems {
+        report.insert(key.clone(), (State::Degraded, problem.clone()));
+    }
+    report
+}
+
+fn local(
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    facts: &NodeFacts,
+    rows: &RowDeltas,
+    finished: &BTreeSet<&str>,
+    errors: &Errors,
+) -> (State, String) {
+    let ifindex = facts.ports.get(&endpoint.name).copied();
+    let mut error = errors.endpoints.get(&endpoint.name).cloned();
+    error = error.or_else(|| errors.interfaces.get(&ifindex?).cloned());
+    if error.is_none() && rows_pending(cluster, &endpoint.name, ifindex, rows) {
+        error = errors.rows.first().cloned();
+    }
+    let ready = finished.contains(endpoint.name.as_str());
+    // A fault of the node is the reason why nothing happened to a new endpoint; one that works is not touched by it.
+    if error.is_none() && !ready {
+        error = errors.node.first().cloned();
+    }
+    state(error, ready)
+}
+
+fn state(error: Option<String>, ready: bool) -> (State, String) {
+    match error {
+        Some(error) => (State::Degraded, error),
+        None if ready => (State::Ready, String::new()),
+        None => (State::Pending, String::new()),
+    }
+}
+
+/// Whether a row that an endpoint needs is not written.
+pub(super) fn rows_pending(cluster: &Cluster, name: &str, ifindex: Option<u32>, rows: &RowDeltas) -> bool {
+    let Some(endpoint) = cluster.endpoints.get(name) else { return true };
+    let Some(network) = cluster.networks.get(&endpoint.network) else { return true };
+    let vni = network.vni.get();
+    let own = endpoint.addresses.iter().map(|address| Addr::from(*address));
+    let keys: Vec<EndpointKey> =
+        own.chain([endpoint.mac.link_local()]).map(|addr| EndpointKey { vni, addr }).collect();
+    rows.node_pending()
+        || rows.network_pending(vni)
+        || rows.endpoint_pending(&keys, FdbKey::new(vni, endpoint.mac), ifindex)
+}

@@ -1,0 +1,247 @@
+//! The rows of every map: what is pending, what is drift, and how a row is named to people.
+
+use std::collections::BTreeSet;
+
+use fabric_common::{
+    addr::Addr,
+    endpoint::{EndpointKey, EndpointValue},
+    fdb::{FdbKey, FdbValue},
+    network::{MemberKey, MemberValue, NetworkValue},
+    node::{NodeValue, VtepValue},
+    port::PortValue,
+    settings::Settings,
+    source::SourceValue,
+    uplink::{LocalVtepValue, UplinkValue},
+};
+
+use super::account::Account;
+use crate::{
+    delta::DeltaTracker,
+    plan::desired::{PrefixKey, Rows, Tables},
+};
+
+/// One map.
+struct TableDelta<K, V> {
+    tracker: DeltaTracker<K, V>,
+    /// Keys that were found different from what this agent had written, until they are repaired.
+    drifted: BTreeSet<K>,
+}
+
+impl<K, V> Default for TableDelta<K, V> {
+    fn default() -> Self {
+        Self { tracker: DeltaTracker::default(), drifted: BTreeSet::new() }
+    }
+}
+
+impl<K: Ord + Clone + Describe, V: PartialEq + Clone> TableDelta<K, V> {
+    fn observe(&mut self, found: Rows<K, V>, counts: bool) {
+        let drift = self.tracker.observe(found);
+        if counts {
+            self.drifted.extend(drift.iter().map(|drift| drift.key().clone()));
+        }
+    }
+
+    fn upserts(&self) -> Rows<K, V> {
+        self.tracker.pending_upserts().map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
+    fn deletes(&self) -> Rows<K, V> {
+        let actual = self.tracker.actual();
+        self.tracker
+            .pending_deletes()
+            .filter_map(|key| actual.get_key_value(key))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect()
+    }
+
+    fn is_pending(&self, key: &K) -> bool {
+        let (desired, actual) = (self.tracker.desired().get(key), self.tracker.actual().get(key));
+        desired.is_some() && desired != actual
+    }
+
+    /// Books what of a batch is done: as a repair where the row had drifted, else as a change.
+    fn account(&mut self, table: &str, batch: &Rows<K, V>, account: &mut Account) {
+        for key in batch.keys() {
+            if self.tracker.actual().get(key) != self.tracker.desired().get(key) {
+                continue;
+            }
+            if self.drifted.remove(key) {
+                account.repair(format!("map row {table} {}", key.describe()));
+            } else {
+                account.change();
+            }
+        }
+    }
+}
+
+macro_rules! row_deltas {
+    ($( $field:ident: $key:ty => $value:ty, )+) => {
+        /// Every map that the agent fills.
+        #[derive(Default)]
+        pub(super) struct RowDeltas {
+            $( $field: TableDelta<$key, $value>, )+
+        }
+
+        impl RowDeltas {
+            /// Sets what should be in the maps.
+            pub(super) fn set_desired(&mut self, tables: &Tables) {
+                $(
+                    if *self.$field.tracker.desired() != tables.$field {
+                        self.$field.tracker.set_desired(tables.$field.clone());
+                    }
+                )+
+            }
+
+            /// Takes over what is in the maps. `counts`: whether what differs from the picture before is drift.
+            pub(super) fn observe(&mut self, found: Tables, counts: bool) {
+                $( self.$field.observe(found.$field, counts); )+
+            }
+
+            /// Whether the maps were read at all.
+            pub(super) fn loaded(&self) -> bool {
+                self.settings.tracker.loaded()
+            }
+
+            /// Rows to write.
+            pub(super) fn upserts(&self) -> Tables {
+                Tables { $( $field: self.$field.upserts(), )+ }
+            }
+
+            /// Rows to remove.
+            pub(super) fn deletes(&self) -> Tables {
+                Tables { $( $field: self.$field.deletes(), )+ }
+            }
+
+            /// Notes that these rows were written.
+            pub(super) fn wrote(&mut self, batch: &Tables) {
+                $(
+                    for (key, value) in &batch.$field {
+                        self.$field.tracker.wrote(key.clone(), value.clone());
+                    }
+                )+
+            }
+
+            /// Notes that these rows were removed.
+            pub(super) fn removed(&mut self, batch: &Tables) {
+                $(
+                    for key in batch.$field.keys() {
+                        self.$field.tracker.removed(key);
+                    }
+                )+
+            }
+
+            /// Books what of a batch is done.
+            pub(super) fn account(&mut self, batch: &Tables, account: &mut Account) {
+                $( self.$field.account(stringify!($field), &batch.$field, account); )+
+            }
+        }
+
+        /// Whether there is no row at all.
+        pub(super) fn is_empty(tables: &Tables) -> bool {
+            true $( && tables.$field.is_empty() )+
+        }
+
+        /// Names of the maps that have rows.
+        #[cfg(test)]
+        pub(super) fn names(tables: &Tables) -> String {
+            let mut names = Vec::new();
+            $( if !tables.$field.is_empty() { names.push(stringify!($field)); } )+
+            names.join(",")
+        }
+
+        /// Adds rows.
+        #[cfg(test)]
+        pub(super) fn merge(into: &mut Tables, rows: &Tables) {
+            $( into.$field.extend(rows.$field.clone()); )+
+        }
+
+        /// Takes rows away.
+        #[cfg(test)]
+        pub(super) fn remove(from: &mut Tables, rows: &Tables) {
+            $( from.$field.retain(|key, _| !rows.$field.contains_key(key)); )+
+        }
+    };
+}
+
+row_deltas! {
+    settings: u32 => Settings,
+    uplinks: u32 => UplinkValue,
+    local_vteps: Addr => LocalVtepValue,
+    networks: u32 => NetworkValue,
+    nodes: u32 => NodeValue,
+    vteps: Addr => VtepValue,
+    members: MemberKey => MemberValue,
+    sources: EndpointKey => SourceValue,
+    source_prefixes: PrefixKey => SourceValue,
+    ports: u32 => PortValue,
+    endpoints: EndpointKey => EndpointValue,
+    fdb: FdbKey => FdbValue,
+}
+
+impl RowDeltas {
+    /// Whether a row that the node as a whole needs is not written.
+    pub(super) fn node_pending(&self) -> bool {
+        !self.settings.upserts().is_empty()
+            || !self.uplinks.upserts().is_empty()
+            || !self.local_vteps.upserts().is_empty()
+    }
+
+    /// Whether a network's own row is not written.
+    pub(super) fn network_pending(&self, vni: u32) -> bool {
+        self.networks.is_pending(&vni)
+    }
+
+    /// Whether a node's own row is not written.
+    pub(super) fn remote_node_pending(&self, id: u32, vteps: impl IntoIterator<Item = Addr>) -> bool {
+        self.nodes.is_pending(&id) || vteps.into_iter().any(|vtep| self.vteps.is_pending(&vtep))
+    }
+
+    /// Whether a row of an endpoint is not written; `ifindex` is that of its port, if it is local.
+    pub(super) fn endpoint_pending(&self, keys: &[EndpointKey], fdb: FdbKey, ifindex: Option<u32>) -> bool {
+        self.fdb.is_pending(&fdb)
+            || ifindex.is_some_and(|ifindex| self.ports.is_pending(&ifindex))
+            || keys.iter().any(|key| self.endpoints.is_pending(key) || self.sources.is_pending(key))
+    }
+}
+
+/// How a key is shown to people.
+trait Describe {
+    fn describe(&self) -> String;
+}
+
+impl Describe for u32 {
+    fn describe(&self) -> String {
+        format!("{{{self}}}")
+    }
+}
+
+impl Describe for Addr {
+    fn describe(&self) -> String {
+        format!("{{{self}}}")
+    }
+}
+
+impl Describe for MemberKey {
+    fn describe(&self) -> String {
+        format!("{{vni {}, node {}}}", self.vni, self.node)
+    }
+}
+
+impl Describe for EndpointKey {
+    fn describe(&self) -> String {
+        format!("{{vni {}, address {}}}", self.vni, self.addr)
+    }
+}
+
+impl Describe for PrefixKey {
+    fn describe(&self) -> String {
+        let vni = u32::from_be_bytes(self.prefix.vni);
+        format!("{{vni {vni}, prefix {}, {} bits}}", self.prefix.addr, self.bits)
+    }
+}
+
+impl Describe for FdbKey {
+    fn describe(&self) -> String {
+        format!("{{vni {}, mac {}}}", self.vni, self.mac)
+    }
+}

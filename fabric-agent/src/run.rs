@@ -1,0 +1,184 @@
+//! The agent's life: check everything, open everything, reconcile and serve until a signal, leave the datapath running.
+
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context, anyhow, bail};
+use fabric_agent::{
+    api::{self, ApiState},
+    config::{self, Config, StoreAddress},
+    dataplane::{Dataplane, Options, TcMode, UplinkMode},
+    kernel::{Netlink, watch::Watch},
+    manifests::Manifests,
+    observe::{
+        events::{self, EventHub},
+        names::Names,
+    },
+    plan::desired::PlanSettings,
+    reconcile::{Handle, KernelLinks, Reconciler, Settings},
+    service::{Kernel, Service, ServiceSettings},
+    store::{EmbeddedStore, Store},
+};
+use tokio::{
+    net::UnixListener,
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+
+use crate::cleanup;
+
+/// How often the kernel is compared with what should be there, if nothing happens.
+const RESYNC: Duration = Duration::from_secs(10);
+/// Drop events that wait for a slow reader.
+const EVENT_BACKLOG: usize = 4096;
+
+/// Removes the socket's file at the end, whatever the end is.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Gone already is as good.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Runs the agent until SIGTERM or SIGINT.
+pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
+    // Everything that can be refused is, before anything is made.
+    Netlink::new()?.uplinks(&config.underlay, &config.vteps).await?;
+    if cleanup::in_use(&config.bpffs) {
+        bail!(
+            "{} is in use by another fabric agent: stop it, or give this one a --bpffs of its own",
+            config.bpffs.display()
+        );
+    }
+    let StoreAddress::Local(directory) = &config.store;
+    let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(directory)?);
+    let listener = api::bind(&config.socket)?;
+    let _socket = SocketFile(config.socket.clone());
+    let dataplane = Dataplane::open(&options(&config))?;
+    let counters = dataplane.counters()?;
+    let drops = dataplane.events()?;
+    let features = dataplane.features(&[]);
+
+    let (changed_tx, changed) = mpsc::channel(1);
+    // Before the first look, so that nothing changes unseen between the two.
+    let _watch = Watch::start(changed_tx)?;
+    let (stop, stopped) = watch::channel(false);
+    let links = KernelLinks::new(config.underlay.clone(), config.vteps.clone())?;
+    let settings = settings(&config);
+    let (reconciler, handle) =
+        Reconciler::new(links, dataplane, Arc::clone(&store), Some(counters.clone()), settings).await?;
+    let service = Service::new(
+        Arc::clone(&store),
+        Arc::new(handle.clone()),
+        ServiceSettings { node: config.node.clone(), slots: config.slots() },
+    );
+    let hub = EventHub::new(EVENT_BACKLOG);
+    let mut reconciling = tokio::spawn(reconciler.run(changed, stopped.clone()));
+    tokio::spawn(pump(drops, hub.clone()));
+    tokio::spawn(name_events(Arc::clone(&store), service.clone(), hub.clone()));
+    for feature in features.iter().filter(|feature| !feature.available) {
+        tracing::info!("this kernel has no {}: {}", feature.name, feature.note);
+    }
+
+    let scanned = read_sources(&config, &service, &handle);
+    let state = ApiState::new(service.clone(), hub, Arc::new(counters));
+    let serve = async {
+        let manifests = scanned.await;
+        let serving = tokio::spawn(serve(listener, state, stopped.clone()));
+        tracing::info!(node = config.node, socket = %config.socket.display(), "ready");
+        (manifests, serving)
+    };
+    let (manifests, mut serving) = tokio::select! {
+        started = serve => started,
+        _ = terminate.recv() => return end(&stop, reconciling).await,
+        _ = interrupt.recv() => return end(&stop, reconciling).await,
+        ended = &mut reconciling => return Err(anyhow!("the reconciler ended unexpectedly: {ended:?}")),
+    };
+    let manifests = manifests.map(|manifests| tokio::spawn(manifests.run()));
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        ended = &mut serving => {
+            ended.context("the API's task failed")??;
+            return Err(anyhow!("the API ended unexpectedly"));
+        }
+        ended = &mut reconciling => return Err(anyhow!("the reconciler ended unexpectedly: {ended:?}")),
+    }
+    tracing::info!("stopping; the datapath goes on without the agent");
+    if let Some(manifests) = manifests {
+        manifests.abort();
+    }
+    stop.send_replace(true);
+    serving.await.context("the API's task failed")??;
+    reconciling.await.context("the reconciler's task failed")
+}
+
+async fn end(stop: &watch::Sender<bool>, reconciling: JoinHandle<()>) -> anyhow::Result<()> {
+    stop.send_replace(true);
+    reconciling.await.context("the reconciler's task failed")
+}
+
+fn options(config: &Config) -> Options {
+    let uplink_mode = match config.uplink_mode {
+        config::UplinkMode::Auto => UplinkMode::Auto,
+        config::UplinkMode::Tc => UplinkMode::Tc,
+        config::UplinkMode::Xdp => UplinkMode::Xdp,
+    };
+    let sizes = config.maps.iter().map(|(name, size)| ((*name).to_owned(), *size)).collect();
+    Options { bpffs: config.bpffs.clone(), sizes, uplink_mode, debug: false, tc: TcMode::Auto }
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        node: config.node.clone(),
+        plan: PlanSettings { vxlan_port: config.vxlan_port, events_per_second: config.events_per_second },
+        resync: RESYNC,
+        bpffs: config.bpffs.display().to_string(),
+    }
+}
+
+/// Reads the manifests once, after a first pass has told the facts; then everything is known and deletes may begin.
+async fn read_sources(config: &Config, service: &Service, handle: &Handle) -> Option<Manifests> {
+    let Some(directory) = &config.manifests else {
+        handle.sources_ready();
+        handle.programmed(0).await;
+        return None;
+    };
+    handle.programmed(0).await;
+    let mut manifests = Manifests::new(directory.clone(), service.clone());
+    manifests.scan().await;
+    handle.sources_ready();
+    Some(manifests)
+}
+
+async fn serve(
+    listener: UnixListener,
+    state: ApiState,
+    mut stopped: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    let shutdown = async move {
+        // A sender that is gone means the same.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    };
+    api::serve(listener, state, shutdown).await
+}
+
+async fn pump(drops: fabric_agent::dataplane::Events, hub: EventHub) {
+    let error = events::pump(drops, hub).await;
+    tracing::warn!("drop events can't be read any more: {error}; counters stay exact");
+}
+
+/// Keeps the names by which events call networks and endpoints up to date.
+async fn name_events(store: Arc<dyn Store>, service: Service, hub: EventHub) {
+    let mut changed = store.watch();
+    changed.mark_changed();
+    while changed.changed().await.is_ok() {
+        if let (Ok(networks), Ok(endpoints)) = (service.networks().await, service.endpoints().await) {
+            hub.set_names(Names::new(&networks, &endpoints));
+        }
+    }
+}

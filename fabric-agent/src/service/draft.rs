@@ -1,0 +1,257 @@
+//! A transaction being prepared: the objects as they would be, and the writes that get there. Pure but for the look at
+//! a container's namespace.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fabric_api::Object;
+
+use super::{ServiceError, ServiceSettings, netns::Resolve, owner::Owner};
+use crate::{
+    model::{Cluster, ProblemKey},
+    plan::desired::NodeFacts,
+    store::{Expected, Snapshot, Write},
+};
+
+mod endpoint;
+mod network;
+
+/// Kind and name.
+pub(super) type Key = (String, String);
+
+/// Name of the cursor that guards the choice of VNIs.
+const VNI_CURSOR: &str = "vni";
+
+/// A transaction being prepared.
+#[derive(Clone)]
+pub(super) struct Draft {
+    settings: ServiceSettings,
+    facts: NodeFacts,
+    resolve: Resolve,
+    before: std::sync::Arc<Cluster>,
+    objects: BTreeMap<Key, Object>,
+    touched: BTreeSet<Key>,
+    /// Positions of allocators; `None` was removed. Those that are here are written.
+    cursors: BTreeMap<String, Option<String>>,
+    known_cursors: BTreeMap<String, String>,
+    slots: Vec<u32>,
+}
+
+/// A sentence about an object: with its name in front unless it is there already.
+pub(super) fn named(kind: &str, name: &str, text: &str) -> String {
+    let subject = format!("{} {name}", kind.to_lowercase());
+    if text.contains(&subject) { text.to_owned() } else { format!("{subject}: {text}") }
+}
+
+impl Draft {
+    pub(super) fn new(
+        snapshot: &Snapshot,
+        settings: ServiceSettings,
+        facts: NodeFacts,
+        resolve: Resolve,
+    ) -> Self {
+        let key = |o: &Object| (o.kind().to_owned(), o.metadata().name.clone());
+        Self {
+            settings,
+            facts,
+            resolve,
+            before: Cluster::from_objects(&snapshot.objects).into(),
+            objects: snapshot.objects.iter().map(|o| (key(o), o.clone())).collect(),
+            touched: BTreeSet::new(),
+            cursors: BTreeMap::new(),
+            known_cursors: snapshot.cursors.iter().map(|(k, c)| (k.clone(), c.value.clone())).collect(),
+            slots: Vec::new(),
+        }
+    }
+
+    /// Revision of an object's last change.
+    pub(super) fn revision(&self, key: &Key) -> Option<u64> {
+        self.objects.get(key).map(|o| o.metadata().revision)
+    }
+
+    /// Everything that an owner has.
+    pub(super) fn owned(&self, owner: &Owner) -> Vec<Key> {
+        let own = |(_, o): &(&Key, &Object)| o.metadata().owner == owner.as_str();
+        self.objects.iter().filter(own).map(|(k, _)| k.clone()).collect()
+    }
+
+    /// Slots that endpoints of this draft got.
+    pub(super) fn new_slots(&self) -> Vec<u32> {
+        self.slots.clone()
+    }
+
+    /// For requests that create.
+    pub(super) fn must_be_absent(&self, object: &Object) -> Result<(), ServiceError> {
+        let key = (object.kind().to_owned(), object.metadata().name.clone());
+        if self.objects.contains_key(&key) {
+            let kind = key.0.to_lowercase();
+            return Err(ServiceError::conflict(format!(
+                "{kind} {} exists already: choose another name, or remove it first",
+                key.1
+            )));
+        }
+        Ok(())
+    }
+
+    /// Creates or changes an object, filling in what it leaves open: `created`, `changed` or `unchanged`.
+    pub(super) fn put(&mut self, owner: &Owner, mut object: Object) -> Result<&'static str, ServiceError> {
+        let key = (object.kind().to_owned(), object.metadata().name.clone());
+        let existing = self.objects.get(&key).cloned();
+        if let Some(existing) = &existing {
+            owner.check(existing)?;
+        }
+        refuse_agent_fields(&object, owner).map_err(|e| self.about(&key, e))?;
+        owner.as_str().clone_into(&mut object.metadata_mut().owner);
+        object.metadata_mut().revision = existing.as_ref().map_or(0, |o| o.metadata().revision);
+        let done = match (&mut object, &existing) {
+            (Object::Network(new), Some(Object::Network(old))) => self.complete_network(new, Some(old)),
+            (Object::Network(new), _) => self.complete_network(new, None),
+            (Object::Node(new), _) => self.complete_node(new),
+            (Object::Endpoint(new), Some(Object::Endpoint(old))) => self.complete_endpoint(new, Some(old)),
+            (Object::Endpoint(new), _) => self.complete_endpoint(new, None),
+        };
+        done.map_err(|e| self.about(&key, e))?;
+        if existing.as_ref() == Some(&object) {
+            return Ok("unchanged");
+        }
+        self.objects.insert(key.clone(), object);
+        self.touched.insert(key);
+        Ok(if existing.is_some() { "changed" } else { "created" })
+    }
+
+    fn about(&self, key: &Key, e: ServiceError) -> ServiceError {
+        ServiceError { message: named(&key.0, &key.1, &e.message), ..e }
+    }
+
+    /// Removes an object.
+    pub(super) fn delete(&mut self, owner: &Owner, key: &Key) -> Result<(), ServiceError> {
+        let Some(existing) = self.objects.get(key) else {
+            return Err(ServiceError::not_found(&key.0, &key.1));
+        };
+        owner.check(existing)?;
+        if key.0 == "Network" {
+            self.network_is_unused(&key.1)?;
+            self.cursors.insert(endpoint::cursor_name(&key.1), None);
+        }
+        self.objects.remove(key);
+        self.touched.insert(key.clone());
+        Ok(())
+    }
+
+    /// Does `change` and checks the whole; after an error nothing of it is left.
+    pub(super) fn attempt<T>(
+        &mut self,
+        change: impl FnOnce(&mut Self) -> Result<T, ServiceError>,
+    ) -> Result<T, ServiceError> {
+        let saved = self.clone();
+        let result = change(self).and_then(|value| self.validate().map(|()| value));
+        if result.is_err() {
+            *self = saved;
+        }
+        result
+    }
+
+    /// Refuses a draft that makes a problem which was not there before.
+    pub(super) fn validate(&self) -> Result<(), ServiceError> {
+        let objects: Vec<Object> = self.objects.values().cloned().collect();
+        let after = Cluster::from_objects(&objects);
+        let fresh = |(key, text): &(&ProblemKey, &String)| self.before.problems.get(*key) != Some(*text);
+        // What was asked for is named before what suffers from it.
+        let asked = |key: &ProblemKey| self.touched.contains(&(key.0.to_owned(), key.1.clone()));
+        let mut problems: Vec<_> = after.problems.iter().filter(fresh).collect();
+        problems.sort_by_key(|(key, _)| !asked(key));
+        if let Some(((kind, name), text)) = problems.first() {
+            return Err(ServiceError::invalid(named(kind, name, text)));
+        }
+        self.own_addresses_stay(&after)?;
+        self.nodes_are_declared(&after)
+    }
+
+    /// The addresses that this node took for itself must not be given to others.
+    fn own_addresses_stay(&self, after: &Cluster) -> Result<(), ServiceError> {
+        let node = &self.settings.node;
+        let own_name = format!("node {node}");
+        for network in self.before.networks.values().filter(|n| after.networks.contains_key(&n.name)) {
+            let used = after.used(&network.name);
+            for address in self.before.node_addresses(network, node, true) {
+                if let Some(other) = used.get(&address).filter(|other| **other != own_name) {
+                    return Err(ServiceError::invalid(format!(
+                        "{other}: address {address} in network {} is the own address of this node ({node}): choose another one",
+                        network.name
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn nodes_are_declared(&self, after: &Cluster) -> Result<(), ServiceError> {
+        let known =
+            |cluster: &Cluster, node: &str| node == self.settings.node || cluster.nodes.contains_key(node);
+        let mut endpoints = after.endpoints.values();
+        let lost = endpoints.find(|e| {
+            !known(after, &e.node)
+                && self.before.endpoints.get(&e.name).is_none_or(|old| known(&self.before, &old.node))
+        });
+        match lost {
+            None => Ok(()),
+            Some(e) if self.touched.contains(&("Endpoint".to_owned(), e.name.clone())) => {
+                Err(ServiceError::invalid(format!(
+                    "endpoint {}: node {} is not declared: apply a Node object for it first",
+                    e.name, e.node
+                )))
+            }
+            Some(e) => Err(ServiceError::refused(format!(
+                "node {} still has endpoints, for example {}: remove them first",
+                e.node, e.name
+            ))),
+        }
+    }
+
+    /// The writes, each with what it expects of `snapshot`, which the draft was made from.
+    pub(super) fn into_writes(mut self, snapshot: &Snapshot) -> Vec<Write> {
+        let expected = |revision: Option<u64>| revision.map_or(Expected::Absent, Expected::Revision);
+        let mut writes = Vec::new();
+        for (kind, name) in std::mem::take(&mut self.touched) {
+            let before = snapshot.get(&kind, &name).map(|o| o.metadata().revision);
+            match self.objects.remove(&(kind.clone(), name.clone())) {
+                Some(object) => writes.push(Write::Put { object: object.into(), expected: expected(before) }),
+                None if before.is_some() => {
+                    writes.push(Write::Delete { kind, name, expected: expected(before) })
+                }
+                None => {}
+            }
+        }
+        for (name, value) in self.cursors {
+            let before = snapshot.cursors.get(&name).map(|c| c.revision);
+            if before.is_some() || value.is_some() {
+                writes.push(Write::Cursor { name, value, expected: expected(before) });
+            }
+        }
+        writes
+    }
+
+    /// The newest position of an allocator.
+    fn cursor(&self, name: &str) -> Option<&str> {
+        match self.cursors.get(name) {
+            Some(value) => value.as_deref(),
+            None => self.known_cursors.get(name).map(String::as_str),
+        }
+    }
+}
+
+/// Status is the agent's; so is the owner.
+fn refuse_agent_fields(object: &Object, owner: &Owner) -> Result<(), ServiceError> {
+    let status = match object {
+        Object::Network(o) => o.status.is_some(),
+        Object::Node(o) => o.status.is_some(),
+        Object::Endpoint(o) => o.status.is_some(),
+    };
+    if status {
+        return Err(ServiceError::invalid("status is set by the agent: take it out"));
+    }
+    let given = &object.metadata().owner;
+    if !given.is_empty() && given != owner.as_str() {
+        return Err(ServiceError::invalid(format!("owner {given:?} can't be set from here: take it out")));
+    }
+    Ok(())
+}

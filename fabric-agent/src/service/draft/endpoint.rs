@@ -1,0 +1,213 @@
+//! Endpoints in a draft: node, addresses, MAC, namespace and slot are chosen where the request leaves them open.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use fabric_api::{Endpoint, Object, status::EndpointStatus};
+use ipnet::IpNet;
+
+use super::{super::ServiceError, Draft};
+use crate::model::{self, Network, ids, ipam};
+
+/// Name of the cursor that guards the addresses of a network.
+pub(super) fn cursor_name(network: &str) -> String {
+    format!("addresses/{network}")
+}
+
+impl Draft {
+    pub(super) fn complete_endpoint(
+        &mut self,
+        new: &mut Endpoint,
+        old: Option<&Endpoint>,
+    ) -> Result<(), ServiceError> {
+        model::endpoint::check_fields(new)?;
+        let network = self.network_model(&new.spec.network)?;
+        let local = self.settings.node.clone();
+        if let Some(old) = old {
+            self.check_change(new, old)?;
+        }
+        let node = new.spec.node.get_or_insert_with(|| local.clone()).clone();
+        new.spec.namespace.get_or_insert_with(|| network.name.clone());
+        if node == local {
+            self.complete_attachment(new, old)?;
+            self.complete_slot(new, old)?;
+            self.complete_addresses(new, old, &network)?;
+        } else {
+            check_remote(new, &node)?;
+        }
+        if new.spec.mac.is_none() {
+            let kept = old.and_then(|o| o.spec.mac.clone());
+            let derived = || ids::endpoint_mac(&new.spec.addresses, &new.metadata.name).to_string();
+            new.spec.mac = Some(kept.unwrap_or_else(derived));
+        }
+        if old.is_none_or(|o| o.spec.addresses != new.spec.addresses) {
+            let cursor = cursor_name(&network.name);
+            let value = self.cursor(&cursor).unwrap_or("{}").to_owned();
+            self.cursors.insert(cursor, Some(value));
+        }
+        Ok(())
+    }
+
+    fn network_model(&self, name: &str) -> Result<Network, ServiceError> {
+        match self.objects.get(&("Network".to_owned(), name.to_owned())) {
+            Some(Object::Network(network)) => Ok(Network::new(network)?),
+            _ => Err(ServiceError::invalid(format!("network {name} does not exist: create it first"))),
+        }
+    }
+
+    /// What a change may not do.
+    fn check_change(&self, new: &Endpoint, old: &Endpoint) -> Result<(), ServiceError> {
+        if new.spec.generation < old.spec.generation {
+            return Err(ServiceError::conflict(format!(
+                "generation {} is older than the stored {}: read the endpoint again",
+                new.spec.generation, old.spec.generation
+            )));
+        }
+        let lives_here = |e: &Endpoint| e.spec.node.as_deref().is_none_or(|n| n == self.settings.node);
+        if lives_here(old) != lives_here(new) || (lives_here(old) && old.spec.network != new.spec.network) {
+            return Err(ServiceError::refused(
+                "an endpoint of this node can't change its node or network: detach it and attach it again",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The namespace must exist, and its interface belong to no other endpoint.
+    fn complete_attachment(&self, new: &mut Endpoint, old: Option<&Endpoint>) -> Result<(), ServiceError> {
+        if new.spec.attachment.is_none() {
+            new.spec.attachment = old.and_then(|o| o.spec.attachment.clone());
+        }
+        let name = &new.metadata.name;
+        let Some(attachment) = &mut new.spec.attachment else {
+            return Err(ServiceError::invalid(format!(
+                "endpoint {name} lives on this node ({}): attach it with `fabric endpoint attach`, or give it an attachment",
+                self.settings.node
+            )));
+        };
+        attachment.netns_inode = (self.resolve)(&attachment.netns)?;
+        for object in self.objects.values() {
+            let Object::Endpoint(other) = object else { continue };
+            let Some(theirs) = &other.spec.attachment else { continue };
+            let same = theirs.netns_inode == attachment.netns_inode && theirs.ifname == attachment.ifname;
+            if same && other.metadata.name != *name {
+                return Err(ServiceError::conflict(format!(
+                    "interface {} in {} belongs to endpoint {}: choose another --ifname",
+                    attachment.ifname, attachment.netns, other.metadata.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Dense: the lowest free one.
+    fn complete_slot(&mut self, new: &mut Endpoint, old: Option<&Endpoint>) -> Result<(), ServiceError> {
+        let kept = old.and_then(|o| o.status.clone());
+        if kept.as_ref().is_some_and(|s| s.slot.is_some()) {
+            new.status = kept;
+            return Ok(());
+        }
+        let slot_of = |o: &Object| match o {
+            Object::Endpoint(e) => e.status.as_ref().and_then(|s| s.slot),
+            Object::Network(_) | Object::Node(_) => None,
+        };
+        let used: BTreeSet<u32> = self.objects.values().filter_map(slot_of).collect();
+        let Some(slot) = (0..self.settings.slots).find(|slot| !used.contains(slot)) else {
+            return Err(ServiceError::refused(format!(
+                "this node has {} endpoints, as many as its maps have room for: raise ports and port_counters under [maps] and restart the agent",
+                used.len()
+            )));
+        };
+        new.status = Some(EndpointStatus { slot: Some(slot), ..EndpointStatus::default() });
+        self.slots.push(slot);
+        Ok(())
+    }
+
+    /// Of each subnet the chosen address, the one it had, or a free one; in the order of the subnets.
+    fn complete_addresses(
+        &mut self,
+        new: &mut Endpoint,
+        old: Option<&Endpoint>,
+        network: &Network,
+    ) -> Result<(), ServiceError> {
+        let used = self.used(network, &new.metadata.name);
+        for address in &new.spec.addresses {
+            ipam::check_chosen(network, *address, &used)?;
+        }
+        let cursor = cursor_name(&network.name);
+        let mut positions: BTreeMap<IpNet, IpAddr> =
+            self.cursor(&cursor).and_then(|v| serde_json::from_str(v).ok()).unwrap_or_default();
+        let before = old.map(|o| o.spec.addresses.as_slice()).unwrap_or_default();
+        let mut addresses = Vec::new();
+        for subnet in &network.subnets {
+            let mut chosen =
+                new.spec.addresses.iter().copied().filter(|a| subnet.net.contains(a)).collect::<Vec<_>>();
+            if chosen.is_empty() {
+                let kept = before.iter().copied().find(|a| subnet.net.contains(a) && !used.contains_key(a));
+                chosen.push(match kept {
+                    Some(address) => address,
+                    None => {
+                        let address =
+                            ipam::allocate(network, subnet, &used, positions.get(&subnet.net).copied())?;
+                        positions.insert(subnet.net, address);
+                        address
+                    }
+                });
+            }
+            addresses.extend(chosen);
+        }
+        new.spec.addresses = addresses;
+        let value = serde_json::to_string(&positions).unwrap_or_else(|_| "{}".to_owned());
+        if self.cursor(&cursor) != Some(value.as_str()) && !positions.is_empty() {
+            self.cursors.insert(cursor, Some(value));
+        }
+        Ok(())
+    }
+
+    /// Every address of a network that somebody but endpoint `except` has, this node's own among them.
+    fn used(&self, network: &Network, except: &str) -> BTreeMap<IpAddr, String> {
+        let mut used = BTreeMap::new();
+        let mut own = Vec::new();
+        for object in self.objects.values() {
+            match object {
+                Object::Endpoint(e) if e.spec.network == network.name && e.metadata.name != except => {
+                    used.extend(
+                        e.spec.addresses.iter().map(|a| (*a, format!("endpoint {}", e.metadata.name))),
+                    );
+                }
+                Object::Node(n) => {
+                    for part in n.spec.networks.iter().filter(|p| p.network == network.name) {
+                        used.extend(part.addresses.iter().map(|a| (*a, format!("node {}", n.metadata.name))));
+                        if n.metadata.name == self.settings.node {
+                            own.clone_from(&part.addresses);
+                        }
+                    }
+                }
+                Object::Endpoint(_) | Object::Network(_) => {}
+            }
+        }
+        let taken: BTreeSet<IpAddr> = used.keys().copied().collect();
+        for subnet in network.subnets.iter().filter(|s| !own.iter().any(|a| s.net.contains(a))) {
+            if let Some(address) = ipam::node_address(subnet, &self.settings.node, &taken) {
+                used.insert(address, format!("node {} (this node's own address)", self.settings.node));
+            }
+        }
+        used
+    }
+}
+
+/// An endpoint of another node is declared completely; nothing is chosen for it here.
+fn check_remote(new: &Endpoint, node: &str) -> Result<(), ServiceError> {
+    if new.spec.addresses.is_empty() {
+        return Err(ServiceError::invalid(format!(
+            "it lives on node {node}, so its addresses are chosen there: name them under addresses"
+        )));
+    }
+    if new.spec.attachment.is_some() {
+        return Err(ServiceError::invalid(format!(
+            "it lives on node {node}, so it has no attachment here: take it out"
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! Networks and nodes in a draft: what is chosen for them and when they may go.
+
+use fabric_api::{Network, Node, Object};
+use fabric_common::vni::VNI_MAX;
+
+use super::{super::ServiceError, Draft, VNI_CURSOR};
+use crate::{model, plan};
+
+/// The first VNI that is given away by itself; those below are left to people.
+const FIRST_VNI: u32 = 4096;
+/// How many names a sentence lists.
+const LISTED: usize = 5;
+
+impl Draft {
+    /// Chooses the VNI, and checks what can be checked at once.
+    pub(super) fn complete_network(
+        &mut self,
+        new: &mut Network,
+        old: Option<&Network>,
+    ) -> Result<(), ServiceError> {
+        let name = new.metadata.name.clone();
+        if new.spec.vni.is_none() {
+            new.spec.vni = match old.and_then(|o| o.spec.vni) {
+                Some(vni) => Some(vni),
+                None => Some(self.free_vni()?),
+            };
+        }
+        if old.is_none_or(|o| o.spec.vni != new.spec.vni) {
+            self.cursors.insert(VNI_CURSOR.to_owned(), Some(name.clone()));
+        }
+        let checked = model::Network::new(new)?;
+        let limit = plan::underlay_mtu(&self.facts);
+        if let Some(mtu) = checked.mtu.filter(|mtu| *mtu > limit) {
+            return Err(ServiceError::invalid(format!(
+                "mtu {mtu} is more than the underlay carries: use at most {limit}, or raise the uplinks' MTU"
+            )));
+        }
+        if old.is_some_and(|o| o.spec.vni != new.spec.vni) {
+            self.network_is_unused(&name)?;
+        }
+        if let Some(old) = old {
+            new.status.clone_from(&old.status);
+        }
+        Ok(())
+    }
+
+    /// Lowest free one.
+    fn free_vni(&self) -> Result<u32, ServiceError> {
+        let networks =
+            self.objects.values().filter_map(|o| if let Object::Network(n) = o { n.spec.vni } else { None });
+        let used: std::collections::BTreeSet<u32> = networks.collect();
+        let free = (FIRST_VNI..=VNI_MAX).find(|vni| !used.contains(vni));
+        free.ok_or_else(|| {
+            ServiceError::refused(format!("no VNI from {FIRST_VNI} to {VNI_MAX} is free: remove a network"))
+        })
+    }
+
+    /// Checks a node; one of our own name says which addresses this node has in its networks.
+    pub(super) fn complete_node(&mut self, new: &mut Node) -> Result<(), ServiceError> {
+        let node = model::Node::new(new)?;
+        if node.name == self.settings.node {
+            if node.foreign {
+                return Err(ServiceError::invalid(format!(
+                    "{} is the name of this node, which is not foreign: choose another name",
+                    node.name
+                )));
+            }
+            return Ok(());
+        }
+        let own = |vtep: &&std::net::IpAddr| self.facts.uplinks.iter().any(|u| u.vteps.contains(vtep));
+        match node.vteps.iter().find(own) {
+            Some(vtep) => Err(ServiceError::invalid(format!(
+                "VTEP address {vtep} is this node's own ({}): correct the address or the name",
+                self.settings.node
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses while a network has endpoints or is in a node's list.
+    pub(super) fn network_is_unused(&self, network: &str) -> Result<(), ServiceError> {
+        let mut endpoints = Vec::new();
+        let mut nodes = Vec::new();
+        for object in self.objects.values() {
+            match object {
+                Object::Endpoint(e) if e.spec.network == network => endpoints.push(e.metadata.name.as_str()),
+                Object::Node(n) if n.spec.networks.iter().any(|p| p.network == network) => {
+                    nodes.push(n.metadata.name.as_str());
+                }
+                Object::Endpoint(_) | Object::Node(_) | Object::Network(_) => {}
+            }
+        }
+        if !endpoints.is_empty() {
+            let names = list(&endpoints);
+            return Err(ServiceError::refused(format!(
+                "network {network} has endpoints ({names}): detach them first"
+            )));
+        }
+        if !nodes.is_empty() {
+            let names = list(&nodes);
+            return Err(ServiceError::refused(format!(
+                "network {network} is in the list of nodes ({names}): take it out there first"
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn list(names: &[&str]) -> String {
+    let mut text = names[..names.len().min(LISTED)].join(", ");
+    if names.len() > LISTED {
+        text.push_str(&format!(" and {} more", names.len() - LISTED));
+    }
+    text
+}

@@ -1,0 +1,28 @@
+//! What the service needs of the reconciler, behind a trait so that it can be tested without a kernel.
+
+use fabric_api::status::{EndpointCounters, State, Status};
+use futures::future::BoxFuture;
+
+use crate::plan::desired::NodeFacts;
+
+/// The reconciler as the service sees it.
+pub trait Kernel: Send + Sync {
+    /// Resolves once a reconcile pass that saw at least this store revision has ended, well or not.
+    fn programmed(&self, revision: u64) -> BoxFuture<'_, ()>;
+
+    /// How far an object is after the last pass, and what is wrong with it (empty if nothing is). `kind` is `Network`,
+    /// `Node` or `Endpoint`. None if no pass has seen it.
+    fn state(&self, kind: &str, name: &str) -> Option<(State, String)>;
+
+    /// What the kernel told about this node.
+    fn facts(&self) -> NodeFacts;
+
+    /// Counters of a local endpoint, by slot.
+    fn counters(&self, slot: u32) -> Option<EndpointCounters>;
+
+    /// Sets the counters of a slot to zero.
+    fn reset_counters(&self, slot: u32);
+
+    /// The node's status, everything but what the service adds: `node`, `store` and the problems of objects.
+    fn node_status(&self) -> Status;
+}

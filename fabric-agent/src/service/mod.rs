@@ -1,0 +1,89 @@
+//! The one layer that every front door calls: checks a request, chooses what it left open (VNI, addresses, MAC, slot),
+//! writes the store in one transaction, and says how far the kernel is.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use fabric_api::{
+    Endpoint, Network, Node, Object,
+    status::{Applied, Status},
+};
+
+mod draft;
+pub mod error;
+pub mod kernel;
+mod netns;
+mod owner;
+mod read;
+#[cfg(test)]
+mod tests;
+mod write;
+
+pub use error::{ErrorKind, ServiceError};
+pub use kernel::Kernel;
+pub use owner::Owner;
+pub use write::Replaced;
+
+use crate::store::Store;
+
+/// How long an attach waits for the kernel before it is undone.
+const PROGRAM_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the service needs to know of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceSettings {
+    /// This node's name.
+    pub node: String,
+    /// How many local endpoints there is room for: the smaller of `ports` and `port_counters`.
+    pub slots: u32,
+}
+
+/// The service; clones share everything.
+#[derive(Clone)]
+pub struct Service {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn Store>,
+    kernel: Arc<dyn Kernel>,
+    settings: ServiceSettings,
+    /// Serialises read-choose-write in this process; the store's expectations guard against other processes.
+    writing: tokio::sync::Mutex<()>,
+    /// Problems that front doors report, by front door.
+    reports: Mutex<BTreeMap<Owner, Vec<String>>>,
+    resolve: netns::Resolve,
+    timeout: Duration,
+}
+
+impl Service {
+    /// A service on a store and a reconciler.
+    pub fn new(store: Arc<dyn Store>, kernel: Arc<dyn Kernel>, settings: ServiceSettings) -> Self {
+        Self::with(store, kernel, settings, netns::resolve, PROGRAM_TIMEOUT)
+    }
+
+    fn with(
+        store: Arc<dyn Store>,
+        kernel: Arc<dyn Kernel>,
+        settings: ServiceSettings,
+        resolve: netns::Resolve,
+        timeout: Duration,
+    ) -> Self {
+        let (writing, reports) = (tokio::sync::Mutex::default(), Mutex::default());
+        Self { inner: Arc::new(Inner { store, kernel, settings, writing, reports, resolve, timeout }) }
+    }
+
+    /// This node's name.
+    pub fn node_name(&self) -> &str {
+        &self.inner.settings.node
+    }
+
+    /// Replaces what a front door reports as wrong; it appears in the node's status.
+    pub fn report(&self, owner: &Owner, problems: Vec<String>) {
+        let mut reports = self.inner.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        reports.insert(owner.clone(), problems);
+    }
+}

@@ -1,0 +1,233 @@
+//! Requests that only read: objects with their status.
+
+use fabric_api::{
+    object::{Metadata, NodeNetwork, NodeSpec},
+    status::{EndpointStatus, NetworkStatus, NodeStatus, State},
+};
+use fabric_common::node::OVERHEAD_V4;
+
+use super::*;
+use crate::{
+    model::{Cluster, ids},
+    plan::{self, desired::NodeFacts},
+    store::Snapshot,
+};
+
+impl Service {
+    /// All networks, by name.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn networks(&self) -> Result<Vec<Network>, ServiceError> {
+        Ok(self.view().await?.networks())
+    }
+
+    /// A network.
+    ///
+    /// # Errors
+    /// Not there, or the store can't be read.
+    pub async fn network(&self, name: &str) -> Result<Network, ServiceError> {
+        let found = self.view().await?.networks().into_iter().find(|n| n.metadata.name == name);
+        found.ok_or_else(|| ServiceError::not_found("Network", name))
+    }
+
+    /// All endpoints, local and remote, by name.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn endpoints(&self) -> Result<Vec<Endpoint>, ServiceError> {
+        Ok(self.view().await?.endpoints())
+    }
+
+    /// An endpoint.
+    ///
+    /// # Errors
+    /// Not there, or the store can't be read.
+    pub async fn endpoint(&self, name: &str) -> Result<Endpoint, ServiceError> {
+        let view = self.view().await?;
+        match view.snapshot.get("Endpoint", name) {
+            Some(Object::Endpoint(endpoint)) => Ok(view.endpoint(endpoint)),
+            _ => Err(ServiceError::not_found("Endpoint", name)),
+        }
+    }
+
+    /// All nodes, this one included, by name.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn nodes(&self) -> Result<Vec<Node>, ServiceError> {
+        Ok(self.view().await?.nodes())
+    }
+
+    /// A node.
+    ///
+    /// # Errors
+    /// Not there, or the store can't be read.
+    pub async fn node(&self, name: &str) -> Result<Node, ServiceError> {
+        let found = self.view().await?.nodes().into_iter().find(|n| n.metadata.name == name);
+        found.ok_or_else(|| ServiceError::not_found("Node", name))
+    }
+
+    /// The node's health.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn status(&self) -> Result<Status, ServiceError> {
+        let view = self.view().await?;
+        let mut status = self.inner.kernel.node_status();
+        self.node_name().clone_into(&mut status.node);
+        status.store = self.inner.store.address();
+        for problem in view.problems().into_iter().chain(self.reported()) {
+            if !status.problems.contains(&problem) {
+                status.problems.push(problem);
+            }
+        }
+        Ok(status)
+    }
+
+    async fn view(&self) -> Result<View<'_>, ServiceError> {
+        let snapshot = self.inner.store.snapshot().await?;
+        let cluster = Cluster::from_objects(&snapshot.objects);
+        let facts = self.inner.kernel.facts();
+        let local = &self.inner.settings.node;
+        let ids = plan::node_ids(&cluster, local);
+        Ok(View { kernel: &*self.inner.kernel, local, snapshot, cluster, facts, ids })
+    }
+}
+
+/// Store and kernel at one moment.
+struct View<'a> {
+    kernel: &'a dyn Kernel,
+    local: &'a str,
+    snapshot: Arc<Snapshot>,
+    cluster: Cluster,
+    facts: NodeFacts,
+    ids: BTreeMap<String, u32>,
+}
+
+impl View<'_> {
+    fn state(&self, kind: &'static str, name: &str) -> (State, String) {
+        if let Some(problem) = self.cluster.problems.get(&(kind, name.to_owned())) {
+            return (State::Degraded, problem.clone());
+        }
+        self.kernel.state(kind, name).unwrap_or((State::Pending, String::new()))
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        for object in &self.snapshot.objects {
+            let (kind, name) = (object.kind(), object.metadata().name.as_str());
+            let (state, reason) = self.state(kind, name);
+            if state == State::Degraded {
+                all.push(draft::named(kind, name, &reason));
+            }
+        }
+        all
+    }
+
+    fn networks(&self) -> Vec<Network> {
+        let mut endpoints: BTreeMap<&str, u32> = BTreeMap::new();
+        for object in &self.snapshot.objects {
+            if let Object::Endpoint(e) = object {
+                *endpoints.entry(&e.spec.network).or_default() += 1;
+            }
+        }
+        let networks = self
+            .snapshot
+            .objects
+            .iter()
+            .filter_map(|o| if let Object::Network(n) = o { Some(n) } else { None });
+        networks
+            .map(|n| self.network(n, endpoints.get(n.metadata.name.as_str()).copied().unwrap_or(0)))
+            .collect()
+    }
+
+    fn network(&self, network: &Network, endpoints: u32) -> Network {
+        let (state, reason) = self.state("Network", &network.metadata.name);
+        let mut status = NetworkStatus { endpoints, state, reason, ..NetworkStatus::default() };
+        if let Some(checked) = self.cluster.networks.get(&network.metadata.name) {
+            status.vni = checked.vni.get();
+            status.mtu = plan::network_mtu(checked, &self.facts);
+            status.gateways = checked.subnets.iter().map(|s| s.gateway).collect();
+            status.node_addresses = self.cluster.node_addresses(checked, self.local, true);
+        }
+        Network { status: Some(status), ..network.clone() }
+    }
+
+    fn endpoints(&self) -> Vec<Endpoint> {
+        let endpoints = self
+            .snapshot
+            .objects
+            .iter()
+            .filter_map(|o| if let Object::Endpoint(e) = o { Some(e) } else { None });
+        endpoints.map(|e| self.endpoint(e)).collect()
+    }
+
+    fn endpoint(&self, endpoint: &Endpoint) -> Endpoint {
+        let name = &endpoint.metadata.name;
+        let local = endpoint.spec.node.as_deref().is_none_or(|n| n == self.local);
+        let (state, reason) = self.state("Endpoint", name);
+        let mut status = EndpointStatus { local, state, reason, ..EndpointStatus::default() };
+        if local {
+            status.host_ifname = ids::host_ifname(name);
+            status.ifindex = self.facts.ports.get(name).copied().unwrap_or(0);
+            status.slot = endpoint.status.as_ref().and_then(|s| s.slot);
+            status.counters = status.slot.and_then(|slot| self.kernel.counters(slot));
+        }
+        Endpoint { status: Some(status), ..endpoint.clone() }
+    }
+
+    fn nodes(&self) -> Vec<Node> {
+        let mut nodes: BTreeMap<String, Node> = BTreeMap::new();
+        for object in &self.snapshot.objects {
+            if let Object::Node(node) = object {
+                nodes.insert(node.metadata.name.clone(), node.clone());
+            }
+        }
+        let own = self.own_node(nodes.get(self.local));
+        nodes.insert(self.local.to_owned(), own);
+        nodes.into_values().map(|node| self.node(node)).collect()
+    }
+
+    /// This node as the others should declare it.
+    fn own_node(&self, declared: Option<&Node>) -> Node {
+        let vteps = self.facts.uplinks.iter().flat_map(|u| u.vteps.iter().copied()).collect();
+        let part = |n: &crate::model::Network| NodeNetwork {
+            network: n.name.clone(),
+            addresses: self.cluster.node_addresses(n, self.local, true),
+            prefixes: Vec::new(),
+        };
+        let networks = self.cluster.networks.values().map(part).collect();
+        let metadata = declared.map(|n| n.metadata.clone());
+        Node {
+            api_version: fabric_api::object::API_VERSION.to_owned(),
+            metadata: metadata
+                .unwrap_or_else(|| Metadata { name: self.local.to_owned(), ..Metadata::default() }),
+            spec: NodeSpec { vteps, foreign: false, networks },
+            status: None,
+        }
+    }
+
+    fn node(&self, node: Node) -> Node {
+        let name = &node.metadata.name;
+        let local = name == self.local;
+        let (state, reason) = match self.state("Node", name) {
+            // The node that answers needs no row of its own.
+            (State::Pending, reason) if local => (State::Ready, reason),
+            other => other,
+        };
+        let mut status = NodeStatus { local, state, reason, ..NodeStatus::default() };
+        status.id = self.ids.get(name).copied().unwrap_or(0);
+        let here = |e: &&crate::model::Endpoint| e.node == *name;
+        status.endpoints =
+            u32::try_from(self.cluster.endpoints.values().filter(here).count()).unwrap_or(u32::MAX);
+        if local {
+            status.uplinks = self.facts.uplinks.iter().map(|u| u.name.clone()).collect();
+            status.mtu = plan::underlay_mtu(&self.facts);
+        } else if let Some(uplink) = plan::uplink_toward(&node.spec.vteps, &self.facts) {
+            status.uplinks = vec![uplink.name.clone()];
+            status.mtu = u16::try_from(uplink.mtu.saturating_sub(OVERHEAD_V4 as u32)).unwrap_or(u16::MAX);
+        }
+        Node { status: Some(status), ..node }
+    }
+}

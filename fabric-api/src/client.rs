@@ -1,0 +1,318 @@
+//! The agent's API, called over its Unix socket: one method a route, each with a connection of its own.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Method, Request, Response,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+    header,
+};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::net::UnixStream;
+
+use crate::{
+    event::Event,
+    object::{Endpoint, Network, Node, Object},
+    status::{Applied, Counter, ErrorBody, Status},
+};
+
+/// Where the agent listens unless it was told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/fabric/fabric.sock";
+
+/// How long an answer may take. An endpoint's attachment waits for the kernel, hence not shorter.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Why a call failed; the text is one sentence for people.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No agent could be reached.
+    #[error("{}", connect_sentence(socket, source))]
+    Connect {
+        /// The socket.
+        socket: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The agent refused; the sentence is its own.
+    #[error("{}", body.error)]
+    Refused {
+        /// HTTP status, 400 to 599.
+        status: u16,
+        /// The agent's words.
+        body: ErrorBody,
+    },
+    /// The connection broke, took too long, or the answer is not what this version expects.
+    #[error("the agent on {} {what}", socket.display())]
+    Broken {
+        /// The socket.
+        socket: PathBuf,
+        /// What happened, as the end of a sentence.
+        what: String,
+    },
+}
+
+fn connect_sentence(socket: &Path, source: &io::Error) -> String {
+    let socket = socket.display();
+    let start =
+        "start one with `fabric-agent --underlay IFACE`, or name its socket with --socket or FABRIC_SOCKET";
+    if source.kind() == io::ErrorKind::NotFound {
+        format!("no agent listens on {socket}, the socket does not exist: {start}")
+    } else if source.kind() == io::ErrorKind::ConnectionRefused {
+        format!("no agent listens on {socket}, it has stopped: {start}")
+    } else if source.kind() == io::ErrorKind::PermissionDenied {
+        format!("no permission to open {socket}: the agent's socket is for its own user only, try with sudo")
+    } else {
+        format!("can't connect to the agent on {socket}: {source}")
+    }
+}
+
+/// A client of one agent. Cheap to make and to clone; nothing is connected until a call.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+/// What `events` should leave out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventFilter {
+    /// Only drops.
+    pub drops: bool,
+    /// Only what concerns this local endpoint.
+    pub endpoint: Option<String>,
+}
+
+impl Client {
+    /// A client of the agent that listens on `socket`.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into() }
+    }
+
+    /// Every network, by name.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; so do all methods below.
+    pub async fn networks(&self) -> Result<Vec<Network>, ClientError> {
+        self.get("/v1/networks").await
+    }
+
+    /// One network.
+    pub async fn network(&self, name: &str) -> Result<Network, ClientError> {
+        self.get(&named("networks", name)).await
+    }
+
+    /// Creates a network; the answer has what the agent chose.
+    pub async fn create_network(&self, network: &Network) -> Result<Network, ClientError> {
+        self.post("/v1/networks", network).await
+    }
+
+    /// Removes a network.
+    pub async fn delete_network(&self, name: &str) -> Result<(), ClientError> {
+        self.delete(&named("networks", name)).await
+    }
+
+    /// Every endpoint, local and remote, by name.
+    pub async fn endpoints(&self) -> Result<Vec<Endpoint>, ClientError> {
+        self.get("/v1/endpoints").await
+    }
+
+    /// One endpoint.
+    pub async fn endpoint(&self, name: &str) -> Result<Endpoint, ClientError> {
+        self.get(&named("endpoints", name)).await
+    }
+
+    /// Attaches an endpoint of this node; the answer comes when it carries packets.
+    pub async fn attach_endpoint(&self, endpoint: &Endpoint) -> Result<Endpoint, ClientError> {
+        self.post("/v1/endpoints", endpoint).await
+    }
+
+    /// Detaches an endpoint.
+    pub async fn detach_endpoint(&self, name: &str) -> Result<(), ClientError> {
+        self.delete(&named("endpoints", name)).await
+    }
+
+    /// Every node, by name.
+    pub async fn nodes(&self) -> Result<Vec<Node>, ClientError> {
+        self.get("/v1/nodes").await
+    }
+
+    /// One node.
+    pub async fn node(&self, name: &str) -> Result<Node, ClientError> {
+        self.get(&named("nodes", name)).await
+    }
+
+    /// Creates or changes objects, all or none.
+    pub async fn apply(&self, objects: &[Object]) -> Result<Vec<Applied>, ClientError> {
+        self.post("/v1/apply", objects).await
+    }
+
+    /// The node's health.
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.get("/v1/status").await
+    }
+
+    /// Every drop and action of every hook, zeros included.
+    pub async fn counters(&self) -> Result<Vec<Counter>, ClientError> {
+        self.get("/v1/counters").await
+    }
+
+    /// Live events, from now on.
+    pub async fn events(&self, filter: &EventFilter) -> Result<Events, ClientError> {
+        let mut path = format!("/v1/events?drops={}", filter.drops);
+        if let Some(endpoint) = &filter.endpoint {
+            path.push_str("&endpoint=");
+            path.push_str(&encoded(endpoint));
+        }
+        let response = self.within(self.send(Method::GET, &path, Bytes::new())).await?;
+        let body = self.checked(response).await?;
+        Ok(Events { socket: self.socket.clone(), body, buffer: Vec::new() })
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.within(async { self.decoded(self.send(Method::GET, path, Bytes::new()).await?).await }).await
+    }
+
+    async fn post<B, T>(&self, path: &str, body: &B) -> Result<T, ClientError>
+    where
+        B: Serialize + ?Sized,
+        T: DeserializeOwned,
+    {
+        let body =
+            serde_json::to_vec(body).map_err(|error| self.broken(format!("can't be asked that: {error}")))?;
+        self.within(async { self.decoded(self.send(Method::POST, path, body.into()).await?).await }).await
+    }
+
+    async fn delete(&self, path: &str) -> Result<(), ClientError> {
+        self.within(async {
+            let response = self.send(Method::DELETE, path, Bytes::new()).await?;
+            self.checked(response).await.map(drop)
+        })
+        .await
+    }
+
+    async fn within<T>(&self, call: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+        let seconds = PATIENCE.as_secs();
+        tokio::time::timeout(PATIENCE, call)
+            .await
+            .unwrap_or_else(|_| Err(self.broken(format!("did not answer within {seconds} s"))))
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|source| ClientError::Connect { socket: self.socket.clone(), source })?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unanswered(&error))?;
+        // Ends when the response was read or dropped; an error of it reaches the reader of the response as well.
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "fabric")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|error| self.broken(format!("can't be asked that: {error}")))?;
+        sender.send_request(request).await.map_err(|error| self.unanswered(&error))
+    }
+
+    /// The body of a success, or the agent's refusal.
+    async fn checked(&self, response: Response<Incoming>) -> Result<Incoming, ClientError> {
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response.into_body());
+        }
+        let bytes = self.collected(response.into_body()).await?;
+        let body = serde_json::from_slice(&bytes).map_err(|_| {
+            self.broken(format!("answered {status} without saying why: is it a Fabric agent?"))
+        })?;
+        Err(ClientError::Refused { status: status.as_u16(), body })
+    }
+
+    async fn decoded<T: DeserializeOwned>(&self, response: Response<Incoming>) -> Result<T, ClientError> {
+        let body = self.checked(response).await?;
+        let bytes = self.collected(body).await?;
+        crate::parse::text(&bytes).map_err(|error| {
+            self.broken(format!("gave an answer that this version does not understand: {error}"))
+        })
+    }
+
+    async fn collected(&self, body: Incoming) -> Result<Bytes, ClientError> {
+        Ok(body.collect().await.map_err(|error| self.unanswered(&error))?.to_bytes())
+    }
+
+    fn unanswered(&self, error: &hyper::Error) -> ClientError {
+        self.broken(format!("closed the connection before it had answered ({error}): look at its log"))
+    }
+
+    fn broken(&self, what: String) -> ClientError {
+        ClientError::Broken { socket: self.socket.clone(), what }
+    }
+}
+
+/// A stream of events; dropping it ends the subscription.
+#[derive(Debug)]
+pub struct Events {
+    socket: PathBuf,
+    body: Incoming,
+    buffer: Vec<u8>,
+}
+
+impl Events {
+    /// The next event; `None` when the agent has ended.
+    ///
+    /// # Errors
+    /// The connection broke, or a line is no event. Cancelling this future loses nothing.
+    pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                return crate::parse::text(&line).map(Some).map_err(|error| ClientError::Broken {
+                    socket: self.socket.clone(),
+                    what: format!("sent an event that this version does not understand: {error}"),
+                });
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Ok(frame)) => self.buffer.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+                Some(Err(_)) => {
+                    let what = "ended while events were read: start it again, then the monitor".to_owned();
+                    return Err(ClientError::Broken { socket: self.socket.clone(), what });
+                }
+            }
+        }
+    }
+}
+
+fn named(kind: &str, name: &str) -> String {
+    format!("/v1/{kind}/{}", encoded(name))
+}
+
+/// Percent-encoding (RFC 3986) of everything that is not unreserved, so that any text is one path segment or value.
+fn encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::named;
+
+    #[test]
+    fn any_name_is_one_path_segment() {
+        assert_eq!(named("networks", "blue-1.x"), "/v1/networks/blue-1.x");
+        assert_eq!(named("networks", "a/b ?ü"), "/v1/networks/a%2Fb%20%3F%C3%BC");
+    }
+}

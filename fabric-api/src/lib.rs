@@ -1,0 +1,15 @@
+//! Fabric's API as data: the objects that people declare, what the agent says of them, and the requests and answers
+//! of its HTTP API over a Unix socket. Clients need this crate and nothing else of the agent.
+//!
+//! Every JSON form here is stable and documented (`docs/generated/openapi.json`). Unknown keys are refused: a typing
+//! mistake must not silently change what a network does.
+
+#[cfg(feature = "client")]
+pub mod client;
+pub mod event;
+pub mod object;
+pub mod parse;
+pub mod status;
+
+pub use event::Event;
+pub use object::{Endpoint, Metadata, Network, Node, Object};

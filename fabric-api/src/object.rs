@@ -1,0 +1,233 @@
+//! Objects: what is declared with `fabric apply`, the CLI's verbs or a manifest directory.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::status::{EndpointStatus, NetworkStatus, NodeStatus};
+
+/// The version of the object format.
+pub const API_VERSION: &str = "fabric/v1";
+
+/// What every object has beside its own fields.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Metadata {
+    /// Unique among objects of its kind: 1 to 63 characters of `a-z`, `0-9`, `-` and `.`, first and last a letter or digit.
+    pub name: String,
+    /// Free labels; policies select by them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// The front door that owns the object (`cli`, `manifests:DIR`, …). Set by the agent; only the owner may change or
+    /// remove the object.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub owner: String,
+    /// Store revision of the last change. Set by the agent.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub revision: u64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+/// One object of any kind, tagged by `kind`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind")]
+pub enum Object {
+    /// A layer 2 network, one VNI.
+    Network(Network),
+    /// A host of the fabric, or a foreign VTEP.
+    Node(Node),
+    /// A container's attachment to a network.
+    Endpoint(Endpoint),
+}
+
+impl Object {
+    /// The kind's name.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Network(_) => "Network",
+            Self::Node(_) => "Node",
+            Self::Endpoint(_) => "Endpoint",
+        }
+    }
+
+    /// The common part.
+    pub fn metadata(&self) -> &Metadata {
+        match self {
+            Self::Network(object) => &object.metadata,
+            Self::Node(object) => &object.metadata,
+            Self::Endpoint(object) => &object.metadata,
+        }
+    }
+
+    /// The common part, to be changed.
+    pub fn metadata_mut(&mut self) -> &mut Metadata {
+        match self {
+            Self::Network(object) => &mut object.metadata,
+            Self::Node(object) => &mut object.metadata,
+            Self::Endpoint(object) => &mut object.metadata,
+        }
+    }
+}
+
+macro_rules! object {
+    ($(#[$meta:meta])* $name:ident, $spec:ident, $status:ident) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields)]
+        pub struct $name {
+            /// Always `fabric/v1`.
+            #[serde(default = "api_version")]
+            pub api_version: String,
+            /// Name, labels, owner.
+            pub metadata: Metadata,
+            /// What is wanted.
+            pub spec: $spec,
+            /// What is. Set by the agent, refused from outside.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub status: Option<$status>,
+        }
+    };
+}
+
+fn api_version() -> String {
+    API_VERSION.to_owned()
+}
+
+object! {
+    /// A layer 2 network: one VNI, one or more subnets.
+    Network, NetworkSpec, NetworkStatus
+}
+
+/// What a network is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NetworkSpec {
+    /// At least one; several of either family.
+    #[schema(value_type = Vec<String>, example = json!(["192.168.10.0/24", "fd00:10::/64"]))]
+    pub subnets: Vec<IpNet>,
+    /// Gateway addresses; a subnet without one here has its first usable address as its gateway.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub gateways: Vec<IpAddr>,
+    /// VXLAN network identifier, 0 to 16777215; chosen by the agent if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vni: Option<u32>,
+    /// Largest IP packet, bytes; from the underlay if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// Networks whose members may reach this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_from: Vec<String>,
+    /// Replicate broadcast and multicast to the members.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub multicast: bool,
+}
+
+fn is_false(b: &bool) -> bool {
+    !*b
+}
+
+object! {
+    /// A host of the fabric, or a foreign VTEP (a Linux `vxlan` device, a switch).
+    Node, NodeSpec, NodeStatus
+}
+
+/// How a node is reached and what it serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NodeSpec {
+    /// VTEP addresses; the first reachable one of a family is used toward the node, all are accepted from it.
+    #[schema(value_type = Vec<String>)]
+    pub vteps: Vec<IpAddr>,
+    /// Not one of our agents.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub foreign: bool,
+    /// Networks that the node serves. A node is also a member of every network that it has an endpoint in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<NodeNetwork>,
+}
+
+/// A node's part in one network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NodeNetwork {
+    /// The network's name.
+    pub network: String,
+    /// The node's own addresses in the network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<IpAddr>,
+    /// Source addresses that a foreign VTEP may send, by prefix.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub prefixes: Vec<IpNet>,
+}
+
+object! {
+    /// A container's attachment to a network.
+    Endpoint, EndpointSpec, EndpointStatus
+}
+
+/// What an endpoint is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EndpointSpec {
+    /// The network's name.
+    pub network: String,
+    /// The node where it lives; this node if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Policy namespace; the network's name if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Addresses, at most one a subnet; those that are absent are allocated, one a subnet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<IpAddr>,
+    /// MAC; derived from the first address if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// Named ports, for policies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<NamedPort>,
+    /// Generation of the location; a lower one never replaces a higher one.
+    #[serde(default = "first_generation")]
+    pub generation: u64,
+    /// Where the container's side goes. Only for endpoints of this node, set by `attach`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<Attachment>,
+}
+
+fn first_generation() -> u64 {
+    1
+}
+
+/// A named port of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NamedPort {
+    /// The name that policies use.
+    pub name: String,
+    /// Port number, 1 to 65535.
+    pub port: u16,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+}
+
+/// The container's side of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Attachment {
+    /// Path of the network namespace (a bind mount, or `/proc/PID/ns/net`).
+    pub netns: String,
+    /// Inode number of the namespace when it was attached, so that a reused process number is noticed; set by the agent.
+    #[serde(default)]
+    pub netns_inode: u64,
+    /// Interface name inside, 1 to 15 characters.
+    pub ifname: String,
+}

@@ -1,0 +1,234 @@
+//! What the agent says: status of objects and of itself, counters, results and errors.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// How far an object is from what is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Not in the kernel yet.
+    #[default]
+    Pending,
+    /// In the kernel as wanted.
+    Ready,
+    /// Something is wrong; `reason` says what.
+    Degraded,
+}
+
+/// Status of a network on this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NetworkStatus {
+    /// The VNI in use.
+    pub vni: u32,
+    /// Largest IP packet, bytes.
+    pub mtu: u16,
+    /// One gateway a subnet.
+    #[schema(value_type = Vec<String>)]
+    pub gateways: Vec<IpAddr>,
+    /// This node's own addresses in the network.
+    #[schema(value_type = Vec<String>)]
+    pub node_addresses: Vec<IpAddr>,
+    /// Endpoints in the network, local and remote.
+    pub endpoints: u32,
+    /// How far it is.
+    pub state: State,
+    /// What is wrong, if anything.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+/// Status of a node as this node sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NodeStatus {
+    /// Whether it is the node that answers.
+    pub local: bool,
+    /// The number that stands for the node in the maps of this node.
+    pub id: u32,
+    /// The uplink that leads there; of the local node, all of them.
+    pub uplinks: Vec<String>,
+    /// Largest inner packet toward it, bytes; 0 if it can't be reached.
+    pub mtu: u16,
+    /// Endpoints that live there.
+    pub endpoints: u32,
+    /// How far it is.
+    pub state: State,
+    /// What is wrong, if anything.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+/// Status of an endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EndpointStatus {
+    /// Whether it lives on the node that answers.
+    pub local: bool,
+    /// Host side of the veth, if local.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub host_ifname: String,
+    /// Its interface index; 0 if there is none.
+    #[serde(default)]
+    pub ifindex: u32,
+    /// Slot in `port_counters`, if local.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u32>,
+    /// Counters, if local.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counters: Option<EndpointCounters>,
+    /// How far it is.
+    pub state: State,
+    /// What is wrong, if anything.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+/// Counters of a local endpoint; directions are seen from the container, bytes include the Ethernet header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EndpointCounters {
+    /// Packets that it sent and the fabric took.
+    pub egress_packets: u64,
+    /// Bytes of those.
+    pub egress_bytes: u64,
+    /// Packets delivered to it.
+    pub ingress_packets: u64,
+    /// Bytes of those.
+    pub ingress_bytes: u64,
+    /// Packets of it that were dropped.
+    pub egress_drops: u64,
+    /// Packets for it that were dropped.
+    pub ingress_drops: u64,
+}
+
+/// The whole node's health.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Status {
+    /// The agent's version.
+    pub version: String,
+    /// This node's name.
+    pub node: String,
+    /// Running kernel release.
+    pub kernel: String,
+    /// Whether every source was read completely and the kernel was made equal to it at least once.
+    pub in_sync: bool,
+    /// The store's address.
+    pub store: String,
+    /// The bpffs directory.
+    pub bpffs: String,
+    /// UDP port of VXLAN.
+    pub vxlan_port: u16,
+    /// Uplinks.
+    pub uplinks: Vec<UplinkStatus>,
+    /// What the kernel offers and what is used instead where it does not.
+    pub features: Vec<Feature>,
+    /// What is wrong; empty when all is well.
+    pub problems: Vec<String>,
+    /// What the reconciler did since the agent started.
+    pub reconcile: ReconcileStatus,
+    /// Entries in use and room, per map.
+    pub maps: Vec<MapStatus>,
+}
+
+/// One uplink.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UplinkStatus {
+    /// Interface name.
+    pub name: String,
+    /// Interface index.
+    pub ifindex: u32,
+    /// Underlay MTU, bytes.
+    pub mtu: u32,
+    /// VTEP addresses on it.
+    #[schema(value_type = Vec<String>)]
+    pub vteps: Vec<IpAddr>,
+    /// How the programs are attached: `tcx` or `clsact`, and `xdp` where that stage is on.
+    pub mode: String,
+    /// Why this mode.
+    pub why: String,
+}
+
+/// A kernel feature.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Feature {
+    /// What it is.
+    pub name: String,
+    /// Whether the kernel has it.
+    pub available: bool,
+    /// What it is used for, or what is used instead.
+    pub note: String,
+}
+
+/// What the reconciler did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReconcileStatus {
+    /// Passes so far.
+    pub passes: u64,
+    /// Rows, links and attachments that were written because the desired state changed.
+    pub changes: u64,
+    /// Rows, links and attachments that were found different from what this agent had written, and were repaired.
+    pub repairs: u64,
+    /// What the last repairs were, newest last, at most 32.
+    pub last_repairs: Vec<String>,
+    /// Errors of the last pass; empty when it succeeded.
+    pub errors: Vec<String>,
+}
+
+/// Use of one map.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MapStatus {
+    /// Name.
+    pub name: String,
+    /// Entries in use.
+    pub entries: u64,
+    /// Room.
+    pub max_entries: u64,
+}
+
+/// A counter of drops or actions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Counter {
+    /// Hook name.
+    pub hook: String,
+    /// `drop` or `action`.
+    pub kind: String,
+    /// Name of the drop reason or action.
+    pub name: String,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// What `apply` did with one object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Applied {
+    /// Kind of the object.
+    pub kind: String,
+    /// Name of the object.
+    pub name: String,
+    /// `created`, `changed` or `unchanged`.
+    pub outcome: String,
+}
+
+/// The body of every answer that is not a success: one sentence that says what is wrong and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ErrorBody {
+    /// The sentence.
+    pub error: String,
+    /// Further facts, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub details: BTreeMap<String, String>,
+}

@@ -1,0 +1,253 @@
+//! `fabric endpoint`.
+
+use std::{
+    net::IpAddr,
+    path::{self, Path},
+};
+
+use anyhow::{Context, bail};
+use clap::{ArgGroup, Args, Subcommand};
+use fabric_api::{
+    client::Client,
+    object::{API_VERSION, Attachment, Endpoint, EndpointSpec, Metadata, NamedPort},
+    status::{EndpointCounters, EndpointStatus},
+};
+
+use crate::{
+    args::{Unavailable, label},
+    output::{self, Column, Format, OutputArgs},
+    unavailable,
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EndpointCommand {
+    /// Attach a container of this host to a network; returns when it carries packets
+    #[command(
+        after_help = "Example:\n  fabric endpoint attach web --network blue --pid 4711 --ip 192.168.10.7 --port-name http=8080/tcp\n  fabric endpoint attach db --network blue --netns /run/netns/db"
+    )]
+    Attach(Box<AttachArgs>),
+    /// Detach a container and free its addresses
+    #[command(after_help = "Example:\n  fabric endpoint detach web")]
+    Detach(NameArgs),
+    /// List the endpoints, local and remote
+    #[command(visible_alias = "list", after_help = "Example:\n  fabric endpoint ls -o wide")]
+    Ls(OutputArgs),
+    /// Show one endpoint, with its counters if it is local
+    #[command(after_help = "Example:\n  fabric endpoint inspect web -o json")]
+    Inspect(InspectArgs),
+    #[command(hide = true, disable_help_flag = true)]
+    Move(Unavailable),
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("where").required(true).args(["netns", "pid"])))]
+pub(crate) struct AttachArgs {
+    /// Its name: a-z, 0-9, - and ., at most 63 characters
+    name: String,
+    /// The network
+    #[arg(long, value_name = "NET")]
+    network: String,
+    /// Path of the container's network namespace
+    #[arg(long, value_name = "PATH")]
+    netns: Option<String>,
+    /// A process in the container's network namespace
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pid: Option<u32>,
+    /// Name of the interface inside the container
+    #[arg(long, value_name = "NAME", default_value = "eth0")]
+    ifname: String,
+    /// An address, at most one a subnet; a free one if absent
+    #[arg(long = "ip", value_name = "IP")]
+    addresses: Vec<IpAddr>,
+    /// Its MAC; derived from the first address if absent
+    #[arg(long, value_name = "MAC")]
+    mac: Option<String>,
+    /// Policy namespace; the network's name if absent
+    #[arg(long, value_name = "NS")]
+    namespace: Option<String>,
+    /// A named port; may be repeated
+    #[arg(long = "port-name", value_name = "NAME=PORT[/PROTOCOL]", value_parser = named_port)]
+    ports: Vec<NamedPort>,
+    /// A label; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
+    #[arg(long, hide = true)]
+    rate: Option<String>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// The endpoint
+    name: String,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NameArgs {
+    /// The endpoint
+    name: String,
+}
+
+const COLUMNS: &[Column<Endpoint>] = &[
+    Column::new("NAME", |endpoint| endpoint.metadata.name.clone()),
+    Column::new("NETWORK", |endpoint| endpoint.spec.network.clone()),
+    Column::new("NODE", |endpoint| endpoint.spec.node.clone().unwrap_or_default()),
+    Column::new("ADDRESSES", |endpoint| output::joined(&endpoint.spec.addresses)),
+    Column::new("MAC", |endpoint| endpoint.spec.mac.clone().unwrap_or_default()),
+    Column::new("STATE", |endpoint| status(endpoint, |status| output::state(status.state, &status.reason))),
+    Column::wide("INTERFACE", |endpoint| attachment(endpoint, |attachment| attachment.ifname.clone())),
+    Column::wide("HOST-INTERFACE", |endpoint| status(endpoint, |status| status.host_ifname.clone())),
+    Column::wide("NETNS", |endpoint| attachment(endpoint, |attachment| attachment.netns.clone())),
+    Column::wide("SENT", |endpoint| counters(endpoint, |c| traffic(c.egress_packets, c.egress_bytes))),
+    Column::wide("RECEIVED", |endpoint| counters(endpoint, |c| traffic(c.ingress_packets, c.ingress_bytes))),
+    Column::wide("DROPS", |endpoint| {
+        counters(endpoint, |c| format!("{}/{}", c.egress_drops, c.ingress_drops))
+    }),
+    Column::wide("NAMESPACE", |endpoint| endpoint.spec.namespace.clone().unwrap_or_default()),
+    Column::wide("PORTS", |endpoint| {
+        let ports =
+            endpoint.spec.ports.iter().map(|port| format!("{}={}/{}", port.name, port.port, port.protocol));
+        ports.collect::<Vec<_>>().join(",")
+    }),
+    Column::wide("GENERATION", |endpoint| endpoint.spec.generation.to_string()),
+    Column::wide("OWNER", |endpoint| endpoint.metadata.owner.clone()),
+    Column::wide("LABELS", |endpoint| output::labels(&endpoint.metadata)),
+];
+
+fn status(endpoint: &Endpoint, text: fn(&EndpointStatus) -> String) -> String {
+    endpoint.status.as_ref().map_or_else(String::new, text)
+}
+
+fn attachment(endpoint: &Endpoint, text: fn(&Attachment) -> String) -> String {
+    endpoint.spec.attachment.as_ref().map_or_else(String::new, text)
+}
+
+fn counters(endpoint: &Endpoint, text: fn(&EndpointCounters) -> String) -> String {
+    endpoint.status.as_ref().and_then(|status| status.counters.as_ref()).map_or_else(String::new, text)
+}
+
+fn traffic(packets: u64, bytes: u64) -> String {
+    format!("{packets} packets {bytes} bytes")
+}
+
+/// `NAME=PORT[/PROTOCOL]`.
+fn named_port(text: &str) -> Result<NamedPort, String> {
+    let expected = || "a named port is NAME=PORT[/PROTOCOL], like http=8080/tcp".to_owned();
+    let (name, rest) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(expected)?;
+    let (port, protocol) = rest.split_once('/').unwrap_or((rest, "tcp"));
+    let port = port.parse::<u16>().ok().filter(|port| *port != 0).ok_or_else(expected)?;
+    let protocol = protocol.to_ascii_uppercase();
+    if !["TCP", "UDP", "SCTP"].contains(&protocol.as_str()) {
+        return Err("the protocol of a named port is tcp, udp or sctp".to_owned());
+    }
+    Ok(NamedPort { name: name.to_owned(), port, protocol })
+}
+
+/// Runs one verb.
+pub(crate) async fn run(client: &Client, command: EndpointCommand) -> anyhow::Result<()> {
+    match command {
+        EndpointCommand::Attach(args) => attach(client, *args).await,
+        EndpointCommand::Detach(args) => {
+            client.detach_endpoint(&args.name).await?;
+            output::line(&format!("endpoint {} detached", args.name))
+        }
+        EndpointCommand::Ls(args) => {
+            let empty =
+                "no endpoints yet: attach one with `fabric endpoint attach NAME --network NET --pid PID`";
+            output::list(args.format, &client.endpoints().await?, COLUMNS, empty)
+        }
+        EndpointCommand::Inspect(args) => {
+            output::one(args.output.format, &client.endpoint(&args.name).await?, COLUMNS)
+        }
+        EndpointCommand::Move(_) => unavailable("endpoint move"),
+    }
+}
+
+async fn attach(client: &Client, args: AttachArgs) -> anyhow::Result<()> {
+    if args.rate.is_some() {
+        bail!("--rate is not available in this version");
+    }
+    let endpoint = Endpoint {
+        api_version: API_VERSION.to_owned(),
+        metadata: Metadata {
+            name: args.name,
+            labels: args.labels.into_iter().collect(),
+            ..Metadata::default()
+        },
+        spec: EndpointSpec {
+            network: args.network,
+            namespace: args.namespace,
+            addresses: args.addresses,
+            mac: args.mac,
+            ports: args.ports,
+            generation: 1,
+            attachment: Some(Attachment {
+                netns: netns(args.netns, args.pid)?,
+                netns_inode: 0,
+                ifname: args.ifname,
+            }),
+            ..EndpointSpec::default()
+        },
+        status: None,
+    };
+    let attached = client.attach_endpoint(&endpoint).await?;
+    match args.output.format {
+        Format::Table => output::line(&sentence(&attached)),
+        Format::Wide | Format::Json | Format::Yaml => output::one(args.output.format, &attached, COLUMNS),
+    }
+}
+
+/// The namespace's path as the agent can use it, which has another working directory.
+fn netns(netns: Option<String>, pid: Option<u32>) -> anyhow::Result<String> {
+    if let Some(pid) = pid {
+        if !Path::new(&format!("/proc/{pid}")).exists() {
+            bail!("there is no process {pid}: give --pid a process that runs in the container");
+        }
+        return Ok(format!("/proc/{pid}/ns/net"));
+    }
+    let given = netns.unwrap_or_default();
+    let absolute = path::absolute(&given).with_context(|| format!("--netns {given:?} is not a path"))?;
+    absolute.to_str().map(str::to_owned).with_context(|| format!("--netns {given:?} is not UTF-8"))
+}
+
+fn sentence(endpoint: &Endpoint) -> String {
+    let spec = &endpoint.spec;
+    let mut text = format!("endpoint {} attached to {}", endpoint.metadata.name, spec.network);
+    if !spec.addresses.is_empty() {
+        text.push_str(&format!(": {}", output::joined(&spec.addresses)));
+    }
+    if let Some(mac) = &spec.mac {
+        text.push_str(&format!(", MAC {mac}"));
+    }
+    if let Some(attachment) = &spec.attachment {
+        text.push_str(&format!(", interface {}", attachment.ifname));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{named_port, netns};
+
+    #[test]
+    fn named_ports_are_read_strictly() {
+        let port = named_port("http=8080").expect("TCP is the default");
+        assert_eq!((port.name.as_str(), port.port, port.protocol.as_str()), ("http", 8080, "TCP"));
+        assert_eq!(named_port("dns=53/udp").expect("UDP").protocol, "UDP");
+        for bad in ["http", "=80", "http=", "http=0", "http=65536", "http=80/icmp", "http=80/"] {
+            assert!(named_port(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_relative_namespace_becomes_absolute_and_a_pid_must_exist() {
+        assert!(netns(Some("x".to_owned()), None).expect("a path").starts_with('/'));
+        let own = std::process::id();
+        assert_eq!(netns(None, Some(own)).expect("we run"), format!("/proc/{own}/ns/net"));
+        let error = netns(None, Some(u32::MAX)).expect_err("no such process").to_string();
+        assert!(error.contains("there is no process 4294967295"), "{error}");
+    }
+}

@@ -1,0 +1,168 @@
+//! `fabric network`.
+
+use std::net::IpAddr;
+
+use anyhow::bail;
+use clap::{Args, Subcommand};
+use fabric_api::{
+    client::Client,
+    object::{API_VERSION, Metadata, Network, NetworkSpec},
+};
+use ipnet::IpNet;
+
+use crate::{
+    args::label,
+    output::{self, Column, Format, OutputArgs},
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NetworkCommand {
+    /// Create a network
+    #[command(
+        after_help = "Example:\n  fabric network create blue --subnet 192.168.10.0/24 --subnet fd00:10::/64 --label team=web"
+    )]
+    Create(CreateArgs),
+    /// List the networks
+    #[command(visible_alias = "list", after_help = "Example:\n  fabric network ls -o json")]
+    Ls(OutputArgs),
+    /// Show one network
+    #[command(after_help = "Example:\n  fabric network inspect blue -o yaml")]
+    Inspect(InspectArgs),
+    /// Remove a network that has no endpoints any more
+    #[command(after_help = "Example:\n  fabric network rm blue")]
+    Rm(NameArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Its name: a-z, 0-9, - and ., at most 63 characters
+    name: String,
+    /// A subnet, IPv4 or IPv6; may be repeated
+    #[arg(long = "subnet", value_name = "CIDR", required = true)]
+    subnets: Vec<IpNet>,
+    /// The gateway of one of the subnets; the first usable address if absent
+    #[arg(long = "gateway", value_name = "IP")]
+    gateways: Vec<IpAddr>,
+    /// VXLAN network identifier; a free one if absent
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=16_777_215))]
+    vni: Option<u32>,
+    /// Largest IP packet, bytes; from the underlay if absent
+    #[arg(long, value_name = "N")]
+    mtu: Option<u16>,
+    #[arg(long, value_name = "NET", hide = true)]
+    allow_from: Vec<String>,
+    #[arg(long, hide = true)]
+    multicast: bool,
+    /// A label; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// The network
+    name: String,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NameArgs {
+    /// The network
+    name: String,
+}
+
+const COLUMNS: &[Column<Network>] = &[
+    Column::new("NAME", |network| network.metadata.name.clone()),
+    Column::new("VNI", |network| vni(network).map_or_else(String::new, |vni| vni.to_string())),
+    Column::new("SUBNETS", |network| output::joined(&network.spec.subnets)),
+    Column::new("GATEWAYS", |network| output::joined(gateways(network))),
+    Column::new("MTU", |network| mtu(network).map_or_else(String::new, |mtu| mtu.to_string())),
+    Column::new("ENDPOINTS", |network| {
+        network.status.as_ref().map_or_else(String::new, |status| status.endpoints.to_string())
+    }),
+    Column::new("STATE", |network| {
+        network.status.as_ref().map_or_else(String::new, |status| output::state(status.state, &status.reason))
+    }),
+    Column::wide("NODE-ADDRESSES", |network| {
+        network.status.as_ref().map_or_else(String::new, |status| output::joined(&status.node_addresses))
+    }),
+    Column::wide("OWNER", |network| network.metadata.owner.clone()),
+    Column::wide("LABELS", |network| output::labels(&network.metadata)),
+];
+
+fn vni(network: &Network) -> Option<u32> {
+    network.status.as_ref().map(|status| status.vni).or(network.spec.vni)
+}
+
+fn mtu(network: &Network) -> Option<u16> {
+    network.status.as_ref().map(|status| status.mtu).filter(|mtu| *mtu != 0).or(network.spec.mtu)
+}
+
+fn gateways(network: &Network) -> &[IpAddr] {
+    network.status.as_ref().map_or(&network.spec.gateways, |status| &status.gateways)
+}
+
+/// Runs one verb.
+pub(crate) async fn run(client: &Client, command: NetworkCommand) -> anyhow::Result<()> {
+    match command {
+        NetworkCommand::Create(args) => create(client, args).await,
+        NetworkCommand::Ls(args) => {
+            let empty = "no networks yet: create one with `fabric network create NAME --subnet CIDR`";
+            output::list(args.format, &client.networks().await?, COLUMNS, empty)
+        }
+        NetworkCommand::Inspect(args) => {
+            output::one(args.output.format, &client.network(&args.name).await?, COLUMNS)
+        }
+        NetworkCommand::Rm(args) => {
+            client.delete_network(&args.name).await?;
+            output::line(&format!("network {} removed", args.name))
+        }
+    }
+}
+
+async fn create(client: &Client, args: CreateArgs) -> anyhow::Result<()> {
+    if !args.allow_from.is_empty() {
+        bail!("--allow-from is not available in this version");
+    }
+    if args.multicast {
+        bail!("--multicast is not available in this version");
+    }
+    let network = Network {
+        api_version: API_VERSION.to_owned(),
+        metadata: Metadata {
+            name: args.name,
+            labels: args.labels.into_iter().collect(),
+            ..Metadata::default()
+        },
+        spec: NetworkSpec {
+            subnets: args.subnets,
+            gateways: args.gateways,
+            vni: args.vni,
+            mtu: args.mtu,
+            ..NetworkSpec::default()
+        },
+        status: None,
+    };
+    let created = client.create_network(&network).await?;
+    match args.output.format {
+        Format::Table => output::line(&sentence(&created)),
+        Format::Wide | Format::Json | Format::Yaml => output::one(args.output.format, &created, COLUMNS),
+    }
+}
+
+fn sentence(network: &Network) -> String {
+    let mut text = format!("network {} created", network.metadata.name);
+    if let Some(vni) = vni(network) {
+        text.push_str(&format!(": VNI {vni}"));
+    }
+    if !gateways(network).is_empty() {
+        text.push_str(&format!(", gateway {}", output::joined(gateways(network))));
+    }
+    if let Some(mtu) = mtu(network) {
+        text.push_str(&format!(", MTU {mtu}"));
+    }
+    text
+}

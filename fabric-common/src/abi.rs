@@ -1,0 +1,147 @@
+//! Every map and program by name: what the agent loads, pins, sizes and documents.
+
+use crate::{
+    addr::Addr,
+    counters::{ACTION_SLOTS, DropKey, HOOK_SLOTS, Tally},
+    endpoint::{EndpointKey, EndpointValue},
+    fdb::{FdbKey, FdbValue},
+    layout::{FNV_BASIS, Layout, fnv},
+    network::{MemberKey, MemberValue, NetworkValue},
+    node::{NodeValue, VtepValue},
+    port::{PortCounters, PortValue},
+    settings::Settings,
+    source::{SourcePrefix, SourceValue},
+    uplink::{LocalVtepValue, UplinkValue},
+};
+
+/// The kind of a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapKind {
+    /// `BPF_MAP_TYPE_HASH`.
+    Hash,
+    /// `BPF_MAP_TYPE_PERCPU_HASH`.
+    PerCpuHash,
+    /// `BPF_MAP_TYPE_ARRAY`.
+    Array,
+    /// `BPF_MAP_TYPE_PERCPU_ARRAY`.
+    PerCpuArray,
+    /// `BPF_MAP_TYPE_LPM_TRIE`; the key is behind a `u32` prefix length.
+    LpmTrie,
+    /// `BPF_MAP_TYPE_RINGBUF`; sized in bytes.
+    RingBuf,
+}
+
+/// Who keeps a map's content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapContent {
+    /// The agent, from desired state; it can be rebuilt at any time.
+    Desired,
+    /// The programs: counters, flow state. It must survive a restart, and a change of size.
+    Kernel,
+    /// In transit only: events.
+    Transient,
+}
+
+/// What is fixed about a map.
+#[derive(Clone, Copy, Debug)]
+pub struct MapSpec {
+    /// Name in the object and in `bpftool map`.
+    pub name: &'static str,
+    /// Kind.
+    pub kind: MapKind,
+    /// Who fills it.
+    pub content: MapContent,
+    /// Default number of entries (bytes for a ring buffer), a setting where `sized` is true.
+    pub entries: u32,
+    /// Whether `[maps]` in the agent's file can change the size.
+    pub sized: bool,
+    /// Hash over kind and the layouts of key and value.
+    pub layout: u64,
+    /// Type of the key, for the documents.
+    pub key: &'static str,
+    /// Type of the value, for the documents.
+    pub value: &'static str,
+    /// Bytes of the key (without an LPM key's prefix length) and of the value.
+    pub sizes: (usize, usize),
+    /// What it is for, one sentence.
+    pub about: &'static str,
+}
+
+macro_rules! maps {
+    ($( $const:ident: $name:literal $kind:ident<$key:ty, $value:ty> $content:ident, $entries:expr, $sized:literal, $about:literal; )+) => {
+        $(
+            #[doc = $about]
+            pub const $const: MapSpec = MapSpec {
+                name: $name,
+                kind: MapKind::$kind,
+                content: MapContent::$content,
+                entries: $entries,
+                sized: $sized,
+                layout: fnv(
+                    fnv(fnv(FNV_BASIS, stringify!($kind).as_bytes()), &<$key as Layout>::HASH.to_le_bytes()),
+                    &<$value as Layout>::HASH.to_le_bytes(),
+                ),
+                key: stringify!($key),
+                value: stringify!($value),
+                sizes: (size_of::<$key>(), size_of::<$value>()),
+                about: $about,
+            };
+        )+
+
+        /// Every map, in the order in which the agent fills them: what is referred to comes first.
+        pub const MAPS: &[MapSpec] = &[$($const),+];
+    };
+}
+
+maps! {
+    SETTINGS: "settings" Array<u32, Settings> Desired, 1, false, "What the programs need to know of this node.";
+    UPLINKS: "uplinks" Hash<u32, UplinkValue> Desired, 64, false, "Underlay interfaces of this node, by interface index.";
+    LOCAL_VTEPS: "local_vteps" Hash<Addr, LocalVtepValue> Desired, 64, false, "VTEP addresses of this node.";
+    NETWORKS: "networks" Hash<u32, NetworkValue> Desired, 4096, true, "Networks by VNI.";
+    NODES: "nodes" Hash<u32, NodeValue> Desired, 4096, true, "The outer header toward each other node, by node number.";
+    VTEPS: "vteps" Hash<Addr, VtepValue> Desired, 8192, true, "The node that a remote VTEP address belongs to.";
+    MEMBERS: "members" Hash<MemberKey, MemberValue> Desired, 65536, true, "Which nodes serve a network.";
+    SOURCES: "sources" Hash<EndpointKey, SourceValue> Desired, 131072, true, "Source records of single addresses: which nodes may send them.";
+    SOURCE_PREFIXES: "source_prefixes" LpmTrie<SourcePrefix, SourceValue> Desired, 4096, true, "Source records by prefix, for foreign VTEPs; looked at only where `sources` has no record.";
+    PORTS: "ports" Hash<u32, PortValue> Desired, 4096, true, "Host sides of the containers' veths, by interface index.";
+    ENDPOINTS: "endpoints" Hash<EndpointKey, EndpointValue> Desired, 131072, true, "Who has an address in a network: local, remote, gateway or node.";
+    FDB: "fdb" Hash<FdbKey, FdbValue> Desired, 131072, true, "Destination MAC to local port or remote node.";
+    DROPS: "drops" PerCpuHash<DropKey, Tally> Kernel, 2048, false, "Dropped packets and bytes by hook and reason.";
+    ACTIONS: "actions" PerCpuArray<u32, Tally> Kernel, HOOK_SLOTS * ACTION_SLOTS, false, "Packets and bytes by hook and action: index = hook * 32 + action.";
+    PORT_COUNTERS: "port_counters" PerCpuArray<u32, PortCounters> Kernel, 4096, true, "Packets, bytes and drops of each local endpoint, by slot.";
+    EVENT_BUDGET: "event_budget" PerCpuArray<u32, [u64; 4]> Transient, 1, false, "Rate limit of the events, per CPU: window start (ns), events in it, suppressed since the last event, unused.";
+    EVENTS: "events" RingBuf<u32, u32> Transient, 1 << 20, true, "Sampled drop events.";
+}
+
+/// Names of the programs in the object. Each is at most 15 bytes, the kernel's limit for a program name.
+pub mod program {
+    /// TC ingress of every port.
+    pub const FROM_CONTAINER: &str = "from_container";
+    /// TC ingress of every uplink.
+    pub const FROM_UPLINK: &str = "from_uplink";
+    /// XDP of an uplink.
+    pub const FROM_UPLINK_XDP: &str = "from_uplink_xdp";
+    /// TC ingress of the agent's `vxlan` device.
+    pub const FROM_VXLAN: &str = "from_vxlan";
+
+    /// All of them.
+    pub const ALL: &[&str] = &[FROM_CONTAINER, FROM_UPLINK, FROM_UPLINK_XDP, FROM_VXLAN];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MAPS, program};
+
+    #[test]
+    fn names_fit_the_kernel() {
+        assert!(MAPS.iter().all(|map| map.name.len() <= 15));
+        assert!(program::ALL.iter().all(|name| name.len() <= 15));
+    }
+
+    #[test]
+    fn maps_have_distinct_names() {
+        for (i, map) in MAPS.iter().enumerate() {
+            assert!(MAPS[i + 1..].iter().all(|other| other.name != map.name));
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! The forwarding database: (VNI, destination MAC) to a local port or a remote node. Filled by the agent alone;
+//! nothing is learned from packets.
+
+use crate::{addr::Mac, shared};
+
+shared! {
+    /// Key of `fdb`.
+    12 bytes: pub struct FdbKey {
+        /// Network, host byte order.
+        pub vni: u32,
+        /// Destination MAC.
+        pub mac: Mac,
+        /// Always zero.
+        pub zero: [u8; 2],
+    }
+}
+
+shared! {
+    /// Value of `fdb`.
+    24 bytes: pub struct FdbValue {
+        /// The local port to deliver to; 0 if the MAC lives on another node.
+        pub ifindex: u32,
+        /// The node where it lives (`nodes` key).
+        pub node: u32,
+        /// Slot in `port_counters` of a local port.
+        pub slot: u32,
+        /// `FLAG_*`.
+        pub flags: u32,
+        /// Generation of the location.
+        pub generation: u64,
+    }
+}
+
+/// The MAC of the network's gateway or of a node in it: a frame to it asks for routing.
+pub const FLAG_ROUTER: u32 = 1;
+
+impl FdbKey {
+    /// The key of `mac` in network `vni`.
+    #[inline(always)]
+    pub const fn new(vni: u32, mac: Mac) -> Self {
+        Self { vni, mac, zero: [0; 2] }
+    }
+}

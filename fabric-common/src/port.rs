@@ -1,0 +1,39 @@
+//! Ports: the host side of each container's veth, by interface index.
+
+use crate::{addr::Mac, shared};
+
+shared! {
+    /// Value of `ports`, keyed by interface index (`u32`).
+    24 bytes: pub struct PortValue {
+        /// The network that the port is in, host byte order.
+        pub vni: u32,
+        /// Slot in `port_counters`.
+        pub slot: u32,
+        /// The only source MAC that the container may use.
+        pub mac: Mac,
+        /// No flag is defined yet; always zero.
+        pub flags: u16,
+        /// Policy identity, node-local; 0 while no policy is compiled.
+        pub identity: u32,
+        /// Largest IP packet, bytes.
+        pub mtu: u32,
+    }
+}
+
+shared! {
+    /// Value of `port_counters`, a per-CPU array by slot. Directions are seen from the container.
+    48 bytes: pub struct PortCounters {
+        /// Packets the container sent and the fabric took.
+        pub egress_packets: u64,
+        /// Bytes of those, Ethernet header included.
+        pub egress_bytes: u64,
+        /// Packets delivered to the container.
+        pub ingress_packets: u64,
+        /// Bytes of those, Ethernet header included.
+        pub ingress_bytes: u64,
+        /// Packets of the container that were dropped.
+        pub egress_drops: u64,
+        /// Packets for the container that were dropped once it was known that they were for it.
+        pub ingress_drops: u64,
+    }
+}

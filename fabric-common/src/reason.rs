@@ -1,0 +1,183 @@
+//! Where packets are decided (hooks) and what can become of them (drop reasons, forward actions). Kernel and user
+//! space share these enums; counters, events, the CLI and the generated documents all derive from them.
+//!
+//! Numbers are part of the map format: they are explicit, never reused, and new ones are appended.
+
+macro_rules! numbered {
+    (
+        $(#[$meta:meta])*
+        pub enum $name:ident {
+            $( $(#[doc = $doc:literal])+ $variant:ident = $number:literal $text:literal, )+
+        }
+    ) => {
+        $(#[$meta])*
+        #[repr(u8)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name {
+            $( $(#[doc = $doc])+ $variant = $number, )+
+        }
+
+        impl $name {
+            /// Every value, by number.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The name that people read, the same in maps, metrics, CLI and documents.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            /// One or two sentences: when it happens and what to look at.
+            pub const fn explain(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+)),+ }
+            }
+
+            /// The value of a number found in a map or an event, if it is one of ours.
+            pub const fn from_number(number: u8) -> Option<Self> {
+                match number { $($number => Some(Self::$variant),)+ _ => None }
+            }
+        }
+
+        impl core::fmt::Display for $name {
+            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+numbered! {
+    /// Where a packet was looked at. Directions are seen from the container.
+    pub enum Hook {
+        /// TC ingress of a port: what a container sends (container egress).
+        FromContainer = 1 "from_container",
+        /// TC ingress of an uplink: tunnel packets for our containers (container ingress).
+        FromUplink = 2 "from_uplink",
+        /// XDP of an uplink: the first stage, before an skb exists (container ingress).
+        FromUplinkXdp = 3 "from_uplink_xdp",
+        /// TC ingress of the agent's `vxlan` device: tunnel packets that took the stack's slow path (container ingress).
+        FromVxlan = 4 "from_vxlan",
+    }
+}
+
+numbered! {
+    /// Why a packet was dropped. There is no drop without one of these.
+    pub enum DropReason {
+        /// The agent has not written this node's settings yet.
+        NotConfigured = 1 "not_configured",
+        /// The packet came from an interface that has no row in `ports`: detached, or not attached yet.
+        NoPort = 2 "no_port",
+        /// A frame too short for its headers, or an IP header whose version or lengths are wrong.
+        Malformed = 3 "malformed",
+        /// A container sent from a MAC that is not its own.
+        SpoofMac = 4 "spoof_mac",
+        /// A container sent from an IP address that is not its own.
+        SpoofIp = 5 "spoof_ip",
+        /// A container sent ARP whose sender MAC or address is not its own.
+        SpoofArp = 6 "spoof_arp",
+        /// A container sent neighbour discovery whose source, target or link-layer address is not its own, or with a hop limit other than 255.
+        SpoofNd = 7 "spoof_nd",
+        /// Neither IPv4, IPv6 nor ARP.
+        UnsupportedEthertype = 8 "unsupported_ethertype",
+        /// A container sent a frame with a VLAN tag.
+        VlanTag = 9 "vlan_tag",
+        /// Broadcast or multicast in a network that does not replicate it.
+        MulticastOff = 10 "multicast_off",
+        /// A packet to the gateway's or a node's MAC that nothing routes.
+        NoRoute = 11 "no_route",
+        /// No endpoint of the network has the destination MAC. Nothing is flooded.
+        UnknownDestination = 12 "unknown_destination",
+        /// The destination MAC is behind the port that the packet came from.
+        Hairpin = 13 "hairpin",
+        /// The node where the destination lives has no outer header yet.
+        NoNode = 14 "no_node",
+        /// The packet is larger than the underlay toward the destination can carry.
+        TooBig = 15 "too_big",
+        /// The kernel refused to make room for the outer header.
+        EncapFailed = 16 "encap_failed",
+        /// A tunnel packet too short for a VXLAN header and an inner Ethernet frame.
+        Short = 17 "short",
+        /// A VXLAN header without the I flag (RFC 7348 section 5).
+        BadHeader = 18 "bad_header",
+        /// A VNI that no network on this node has.
+        UnknownVni = 19 "unknown_vni",
+        /// A tunnel packet from an address that is no known VTEP.
+        UnknownVtep = 20 "unknown_vtep",
+        /// A tunnel packet from a node that is not a member of the network.
+        VtepNotInVni = 21 "vtep_not_in_vni",
+        /// An inner source MAC that is a group address or zero.
+        BadSrcMac = 22 "bad_src_mac",
+        /// A tunnel packet whose inner source is this node itself.
+        Loop = 23 "loop",
+        /// The inner source address has no source record that names the VTEP it came from.
+        SpoofSource = 24 "spoof_source",
+        /// A tunnel packet for a MAC that does not live on this node.
+        NotLocal = 25 "not_local",
+        /// The kernel refused to take the outer header off.
+        DecapFailed = 26 "decap_failed",
+        /// An outer IP or UDP length that disagrees with the frame.
+        BadOuter = 27 "bad_outer",
+        /// The slow path is needed but the agent's `vxlan` device is missing.
+        NoVxlanDevice = 28 "no_vxlan_device",
+        /// A tunnel packet with an inner frame type that the tunnel does not carry: ARP, VLAN tags, non-IP.
+        InnerEthertype = 29 "inner_ethertype",
+        /// Neighbour discovery inside the tunnel: every node answers its own containers, nothing is learned.
+        InnerNd = 30 "inner_nd",
+    }
+}
+
+numbered! {
+    /// What became of a packet that was not dropped.
+    pub enum Action {
+        /// Delivered to a container on this node.
+        Local = 1 "local",
+        /// Encapsulated and sent out of an uplink.
+        Remote = 2 "remote",
+        /// Answered by the program itself: ARP or neighbour discovery.
+        Answered = 3 "answered",
+        /// Taken off the wire because nobody needs it: announcements (nothing is learned from packets), requests for unknown addresses.
+        Absorbed = 4 "absorbed",
+        /// Not a tunnel packet of ours: left to the stack untouched.
+        NotOurs = 5 "not_ours",
+        /// Left to the stack: the outer packet is a fragment.
+        OuterFragment = 6 "outer_fragment",
+        /// Left to the stack: the outer header has options.
+        OuterOptions = 7 "outer_options",
+        /// Left to the stack: the outer UDP checksum is not zero and must be verified.
+        OuterChecksum = 8 "outer_checksum",
+        /// Left to the stack: this kernel can't take off an outer header of another family than the inner packet.
+        CrossFamily = 9 "cross_family",
+        /// Sent through the agent's `vxlan` device.
+        ViaDevice = 10 "via_device",
+        /// XDP found nothing wrong; TC decides.
+        Checked = 11 "checked",
+        /// A reserved bit of the VXLAN header was set; ignored, as RFC 7348 section 5 asks. Counted beside the packet's own outcome.
+        ReservedBits = 12 "reserved_bits",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Action, DropReason, Hook};
+    use crate::counters;
+
+    #[test]
+    fn numbers_fit_the_counter_maps_and_are_unique() {
+        for pair in DropReason::ALL.windows(2) {
+            assert!((pair[0] as u8) < (pair[1] as u8));
+        }
+        for pair in Action::ALL.windows(2) {
+            assert!((pair[0] as u8) < (pair[1] as u8));
+        }
+        assert!(DropReason::ALL.iter().all(|r| u32::from(*r as u8) < counters::DROP_SLOTS));
+        assert!(Action::ALL.iter().all(|a| u32::from(*a as u8) < counters::ACTION_SLOTS));
+        assert!(Hook::ALL.iter().all(|h| u32::from(*h as u8) < counters::HOOK_SLOTS));
+    }
+
+    #[test]
+    fn numbers_come_back() {
+        for reason in DropReason::ALL {
+            assert_eq!(DropReason::from_number(*reason as u8), Some(*reason));
+        }
+        assert_eq!(DropReason::from_number(0), None);
+    }
+}

@@ -1,0 +1,154 @@
+//! Putting the outer headers on (RFC 7348 section 5), in place.
+
+use aya_ebpf::{
+    bindings::{
+        BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+        BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_DONT_FRAGMENT, BPF_F_ZERO_CSUM_TX,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_tunnel_key,
+    },
+    helpers::{
+        bpf_get_hash_recalc, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_set_tunnel_key,
+        bpf_skb_store_bytes,
+    },
+    programs::TcContext,
+};
+use fabric_common::{
+    node::{FLAG_VIA_DEVICE, NodeValue, OUTER_V4_LEN, OVERHEAD_V4},
+    reason::{Action, DropReason},
+    settings::Settings,
+};
+use fabric_ebpf::{checksum, entropy};
+use network_types::eth::EthHdr;
+
+use crate::{
+    inner::{ETH_LEN, Ip},
+    outcome::{Outcome, Verdict, pack, unpack},
+    packet::{Frame, header, skb},
+};
+
+/// Room for the outer headers. FIXED_GSO: the segments stay as large as the sender made them (its MTU leaves room for
+/// the outer header), so no segment is cut again and UDP GSO is not refused. The ENCAP flags make the kernel set inner
+/// header offsets and the tunnel GSO type, without which TSO packets are segmented wrongly (`net/core/filter.c`,
+/// `bpf_skb_net_grow`). L2_ETH needs Linux 5.13.
+const FLAGS: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO
+    | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
+    | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
+    | BPF_F_ADJ_ROOM_ENCAP_L2_ETH) as u64
+    | (ETH_LEN as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
+
+const TCP: u8 = 6;
+
+/// The outer headers as they are written behind the outer Ethernet header, which the neighbour code fills in.
+#[repr(C, align(8))]
+struct Outer {
+    /// IPv4, UDP and VXLAN, from the node's template.
+    headers: [u8; OUTER_V4_LEN],
+    /// The inner Ethernet header.
+    eth: [u8; ETH_LEN],
+}
+
+/// Encapsulates the frame toward `node` and sends it.
+#[inline(always)]
+pub fn send(ctx: &TcContext, settings: &Settings, node: &NodeValue, vni: u32, ip: &Ip) -> Outcome {
+    check_size(ctx, node, ip)?;
+    if node.flags & FLAG_VIA_DEVICE != 0 {
+        return via_device(ctx, settings, node, vni);
+    }
+    let eth: &[u8; ETH_LEN] = header(ctx, 0, DropReason::Malformed)?;
+    let mut outer = Outer { headers: [0; OUTER_V4_LEN], eth: *eth };
+    outer.headers.copy_from_slice(&node.outer[..OUTER_V4_LEN]);
+    // SAFETY: plain helper calls; packet pointers are not used after `bpf_skb_adjust_room`.
+    unsafe {
+        // Before the outer header is there: the hash is that of the inner flow.
+        let hash = bpf_get_hash_recalc(skb(ctx));
+        fill(&mut outer, node, ctx.len(), vni, entropy::source_port(hash));
+        if bpf_skb_adjust_room(skb(ctx), OVERHEAD_V4 as i32, BPF_ADJ_ROOM_MAC, FLAGS) != 0 {
+            // A packet that is already a tunnel packet inside (the container's own VXLAN): the stack can nest them.
+            return via_device(ctx, settings, node, vni);
+        }
+        let written = bpf_skb_store_bytes(
+            skb(ctx),
+            ETH_LEN as u32,
+            (&raw const outer).cast(),
+            OVERHEAD_V4 as u32,
+            0,
+        );
+        if written != 0 {
+            return Err(DropReason::EncapFailed);
+        }
+        // The kernel's routes and neighbours decide, so a next hop that changes while the agent is away is followed.
+        let code = bpf_redirect_neigh(node.ifindex, core::ptr::null_mut(), 0, 0);
+        Ok(Verdict::redirect(Action::Remote, code))
+    }
+}
+
+/// Fills what depends on the packet into the template.
+#[inline(always)]
+fn fill(outer: &mut Outer, node: &NodeValue, frame_len: u32, vni: u32, source_port: u16) {
+    let udp_len = frame_len as u16 + 16;
+    // Wraps for a GSO packet near 64 KiB, as in the kernel's own tunnels; segmentation writes each segment's length.
+    let ip_len = (udp_len.wrapping_add(20)).to_be();
+    let h = &mut outer.headers;
+    h[2..4].copy_from_slice(&ip_len.to_ne_bytes());
+    h[10..12].copy_from_slice(&checksum::finish(node.ip_sum + u32::from(ip_len)).to_ne_bytes());
+    h[20..22].copy_from_slice(&source_port.to_be_bytes());
+    h[24..26].copy_from_slice(&udp_len.to_be_bytes());
+    h[32..36].copy_from_slice(&(vni << 8).to_be_bytes());
+}
+
+/// Refuses what the underlay can't carry: nothing is fragmented outside (RFC 7348 section 4.3).
+#[inline(always)]
+fn check_size(ctx: &TcContext, node: &NodeValue, ip: &Ip) -> Result<(), DropReason> {
+    let gso_size = ctx.gso_size();
+    let len = if gso_size == 0 {
+        ctx.len() - ETH_LEN as u32
+    } else {
+        // A segment: IP header, transport header, payload.
+        let transport = if ip.protocol == TCP {
+            match Frame::load::<1>(ctx, ETH_LEN as u32 + ip.header_len + 12) {
+                Some([offset]) => u32::from(offset >> 4) * 4,
+                None => return Err(DropReason::Malformed),
+            }
+        } else {
+            8
+        };
+        ip.header_len + transport + gso_size
+    };
+    if len > u32::from(node.mtu) { Err(DropReason::TooBig) } else { Ok(()) }
+}
+
+/// Hands the frame to the collect-metadata `vxlan` device with the outer header as metadata.
+#[inline(always)]
+fn via_device(ctx: &TcContext, settings: &Settings, node: &NodeValue, vni: u32) -> Outcome {
+    unpack(via_device_packed(ctx, settings, node, vni))
+}
+
+/// Out of line: two callers, neither common.
+#[inline(never)]
+fn via_device_packed(ctx: &TcContext, settings: &Settings, node: &NodeValue, vni: u32) -> i64 {
+    pack(to_device(ctx, settings, node, vni))
+}
+
+#[inline(always)]
+fn to_device(ctx: &TcContext, settings: &Settings, node: &NodeValue, vni: u32) -> Outcome {
+    if settings.vxlan_ifindex == 0 {
+        return Err(DropReason::NoVxlanDevice);
+    }
+    // SAFETY: an all-zero key is valid; the helper copies it.
+    unsafe {
+        let mut key: bpf_tunnel_key = core::mem::zeroed();
+        key.tunnel_id = vni;
+        key.tunnel_ttl = 64;
+        // Tunnel keys hold IPv4 addresses in host byte order (`bpf_skb_set_tunnel_key`).
+        key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes(node.remote.v4_bytes());
+        key.__bindgen_anon_3.local_ipv4 = u32::from_be_bytes(node.local.v4_bytes());
+        let flags = (BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT) as u64;
+        if bpf_skb_set_tunnel_key(skb(ctx), &raw mut key, size_of::<bpf_tunnel_key>() as u32, flags) != 0 {
+            return Err(DropReason::EncapFailed);
+        }
+        let code = bpf_redirect(settings.vxlan_ifindex, 0);
+        Ok(Verdict::redirect(Action::ViaDevice, code))
+    }
+}
+
+const _: () = assert!(size_of::<Outer>() >= OVERHEAD_V4 && EthHdr::LEN == ETH_LEN);

@@ -1,0 +1,6 @@
+//! The parts of the datapath that are plain arithmetic over bytes: they compile for the host as well, so that unit
+//! tests need no kernel. The programs themselves are in `main.rs` and its modules.
+#![no_std]
+
+pub mod checksum;
+pub mod entropy;

@@ -1,0 +1,75 @@
+//! Fabric's programs. Each entry point is a walk and its end; `walk/` says what happens on the way, `outcome` counts and
+//! reports. The same object serves every endpoint and uplink: what differs is in the maps.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(unreachable_pub, reason = "in a binary, `pub` says what a file offers to the others")
+)]
+
+#[cfg(target_arch = "bpf")]
+mod programs {
+    use aya_ebpf::{
+        macros::{classifier, xdp},
+        programs::{TcContext, XdpContext},
+    };
+    use fabric_common::reason::Hook;
+
+    use crate::{
+        outcome::{Trace, finish_tc, finish_xdp},
+        walk,
+    };
+
+    /// TC ingress of every port.
+    #[classifier]
+    pub fn from_container(ctx: TcContext) -> i32 {
+        let mut trace = Trace::new(Hook::FromContainer, &ctx);
+        let outcome = walk::from_container::walk(&ctx, &mut trace);
+        finish_tc(&ctx, &trace, outcome)
+    }
+
+    /// TC ingress of every uplink.
+    #[classifier]
+    pub fn from_uplink(ctx: TcContext) -> i32 {
+        let mut trace = Trace::new(Hook::FromUplink, &ctx);
+        let outcome = walk::from_uplink::walk(&ctx, &mut trace);
+        finish_tc(&ctx, &trace, outcome)
+    }
+
+    /// TC ingress of the agent's `vxlan` device.
+    #[classifier]
+    pub fn from_vxlan(ctx: TcContext) -> i32 {
+        let mut trace = Trace::new(Hook::FromVxlan, &ctx);
+        let outcome = walk::from_vxlan::walk(&ctx, &mut trace);
+        finish_tc(&ctx, &trace, outcome)
+    }
+
+    /// XDP of an uplink.
+    #[xdp(frags)]
+    pub fn from_uplink_xdp(ctx: XdpContext) -> u32 {
+        let mut trace = Trace::new(Hook::FromUplinkXdp, &ctx);
+        let outcome = walk::from_uplink_xdp::walk(&ctx, &mut trace);
+        finish_xdp(&ctx, &trace, outcome)
+    }
+}
+
+macro_rules! bpf_only {
+    ($($name:ident)+) => { $( #[cfg(target_arch = "bpf")] mod $name; )+ };
+}
+bpf_only! {
+    arp counters decap encap endpoint event fdb inner nd network node outcome packet port settings source tunnel uplink
+    walk
+}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

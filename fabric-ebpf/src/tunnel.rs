@@ -1,0 +1,144 @@
+//! Tunnel packets: is it ours, is its header right, may its sender send it, and who gets it. One set of stages for the
+//! uplink's TC and XDP programs and for the `vxlan` device.
+
+use fabric_common::{
+    fdb::FLAG_ROUTER,
+    reason::{Action, DropReason},
+};
+use network_types::{
+    eth::EthHdr,
+    ip::Ipv4Hdr,
+    udp::UdpHdr,
+    vxlan::VxlanHdr,
+};
+
+use crate::{
+    counters, fdb,
+    inner::{ETH_LEN, IPV4, IPV6, ip},
+    nd, network, node,
+    outcome::Trace,
+    packet::{Frame, header, mac, same_mac, v4},
+    settings, source, uplink,
+};
+
+const UDP: u8 = 17;
+const IP_LEN: usize = 20;
+const UDP_LEN: usize = 8;
+const VXLAN_LEN: usize = 8;
+/// Offset of the inner Ethernet header of a packet over IPv4 without options.
+pub const INNER_V4: usize = ETH_LEN + IP_LEN + UDP_LEN + VXLAN_LEN;
+/// The I flag: a VNI is there.
+const FLAG_VNI: u8 = 0x08;
+
+/// What an uplink's packet turned out to be.
+pub enum Outer {
+    /// Left to the stack, for this reason.
+    Stack(Action),
+    /// A VXLAN packet to us with a right header, for this VNI.
+    Tunnel(u32),
+}
+
+/// A local receiver.
+pub struct Receiver {
+    /// Its port.
+    pub ifindex: u32,
+    /// Slot of the port.
+    pub slot: u32,
+    /// EtherType of the inner frame, as it stands in the header.
+    pub ether_type: u16,
+}
+
+/// Outer headers of a frame at an uplink. What is not surely ours passes untouched.
+#[inline(always)]
+pub fn outer(frame: &impl Frame, trace: &mut Trace) -> Result<Outer, DropReason> {
+    const NOT_OURS: Result<Outer, DropReason> = Ok(Outer::Stack(Action::NotOurs));
+    let Ok(eth) = header::<EthHdr>(frame, 0, DropReason::Short) else { return NOT_OURS };
+    if eth.ether_type != IPV4 {
+        return NOT_OURS;
+    }
+    let Ok(ip) = header::<Ipv4Hdr>(frame, ETH_LEN, DropReason::Short) else { return NOT_OURS };
+    if ip.proto != UDP {
+        return NOT_OURS;
+    }
+    let fragment = u16::from_be_bytes(ip.frags) & 0x3fff != 0;
+    if ip.vihl != 0x45 || fragment {
+        return odd_outer(frame, ip, fragment);
+    }
+    let Ok(udp) = header::<UdpHdr>(frame, ETH_LEN + IP_LEN, DropReason::Short) else { return NOT_OURS };
+    let Ok(settings) = settings::get() else { return NOT_OURS };
+    if udp.dst != settings.vxlan_port || !uplink::is_ours(&v4(&ip.dst_addr), frame.ifindex()) {
+        return NOT_OURS;
+    }
+    trace.vtep = v4(&ip.src_addr);
+    let total = u32::from(u16::from_be_bytes(ip.tot_len));
+    let udp_len = u32::from(u16::from_be_bytes(udp.len));
+    if frame.gso_size() == 0 {
+        if total + ETH_LEN as u32 > frame.len() || udp_len + IP_LEN as u32 > total {
+            return Err(DropReason::BadOuter);
+        }
+        if (udp_len as usize) < UDP_LEN + VXLAN_LEN + ETH_LEN {
+            return Err(DropReason::Short);
+        }
+    }
+    if udp.check != [0, 0] {
+        return Ok(Outer::Stack(Action::OuterChecksum));
+    }
+    let vxlan: &[u8; VXLAN_LEN] = header(frame, ETH_LEN + IP_LEN + UDP_LEN, DropReason::Short)?;
+    if vxlan[0] & FLAG_VNI == 0 {
+        return Err(DropReason::BadHeader);
+    }
+    if (vxlan[0] & !FLAG_VNI) | vxlan[1] | vxlan[2] | vxlan[3] | vxlan[7] != 0 {
+        counters::action_beside(trace.hook, Action::ReservedBits, trace.segments, trace.length);
+    }
+    Ok(Outer::Tunnel(u32::from_be_bytes([0, vxlan[4], vxlan[5], vxlan[6]])))
+}
+
+/// Fragments and options: the stack puts them right and hands the packet to the `vxlan` device, if it is ours.
+#[inline(always)]
+fn odd_outer(frame: &impl Frame, ip: &Ipv4Hdr, fragment: bool) -> Result<Outer, DropReason> {
+    let ours = uplink::is_ours(&v4(&ip.dst_addr), frame.ifindex());
+    Ok(Outer::Stack(match (ours, fragment) {
+        (false, _) => Action::NotOurs,
+        (true, true) => Action::OuterFragment,
+        (true, false) => Action::OuterOptions,
+    }))
+}
+
+/// Checks the inner frame at `offset` and its right to come from `trace.vtep`, and finds its receiver.
+#[inline(always)]
+pub fn admit(frame: &impl Frame, trace: &mut Trace, vni: u32, offset: usize) -> Result<Receiver, DropReason> {
+    trace.vni = vni;
+    trace.inner = offset as u32;
+    let sender = node::of_vtep(&trace.vtep)?.node;
+    let network = network::get(vni).ok_or(DropReason::UnknownVni)?;
+    let eth: &EthHdr = header(frame, offset, DropReason::Short)?;
+    if !mac(&eth.src_addr).is_valid_source() {
+        return Err(DropReason::BadSrcMac);
+    }
+    if same_mac(&eth.src_addr, &network.node_mac) {
+        return Err(DropReason::Loop);
+    }
+    if eth.ether_type != IPV4 && eth.ether_type != IPV6 {
+        return Err(DropReason::InnerEthertype);
+    }
+    let ip = ip(frame, offset, eth.ether_type)?;
+    source::check(vni, &ip.src, sender)?;
+    if eth.ether_type == IPV6 && nd::kind(frame, offset, &ip) != nd::Kind::None {
+        return Err(DropReason::InnerNd);
+    }
+    let dst = mac(&eth.dst_addr);
+    if dst.is_group() {
+        return Err(DropReason::MulticastOff);
+    }
+    let entry = fdb::get(vni, dst).ok_or(DropReason::NotLocal)?;
+    if entry.flags & FLAG_ROUTER != 0 {
+        return Err(DropReason::NoRoute);
+    }
+    if entry.ifindex == 0 {
+        return Err(DropReason::NotLocal);
+    }
+    trace.slot = entry.slot;
+    Ok(Receiver { ifindex: entry.ifindex, slot: entry.slot, ether_type: eth.ether_type })
+}
+
+const _: () = assert!(size_of::<VxlanHdr>() == VXLAN_LEN && size_of::<Ipv4Hdr>() == IP_LEN);

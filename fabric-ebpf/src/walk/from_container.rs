@@ -1,0 +1,104 @@
+//! TC ingress of a port: what a container sends.
+//!
+//! port → source MAC → ARP and neighbour discovery answered → source address → destination MAC → local delivery into the
+//! peer's namespace, or encapsulation and out of an uplink.
+
+use aya_ebpf::{helpers::bpf_redirect_peer, programs::TcContext};
+use fabric_common::{
+    addr::{Addr, Mac},
+    fdb::FLAG_ROUTER,
+    port::PortValue,
+    reason::{Action, DropReason},
+};
+use network_types::eth::EthHdr;
+
+use crate::{
+    arp, encap, endpoint, fdb,
+    inner::{self, ARP, IPV4, IPV6, Ip},
+    nd, node,
+    outcome::{Outcome, Trace, Verdict},
+    packet::{self, Frame, header, same_addr, same_mac, skb},
+    port, settings,
+};
+
+/// Ethernet (14), IPv6 (40) and a neighbour solicitation with an option (32).
+const LINEAR: u32 = 86;
+
+/// Runs the walk.
+#[inline(always)]
+pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
+    let settings = settings::get()?;
+    let port = port::get(ctx.ifindex())?;
+    trace.vni = port.vni;
+    trace.slot = port.slot;
+    packet::linear(ctx, LINEAR);
+    let eth: &EthHdr = header(ctx, 0, DropReason::Malformed)?;
+    let (dst, ether_type) = (packet::mac(&eth.dst_addr), eth.ether_type);
+    if !same_mac(&eth.src_addr, &port.mac) {
+        return Err(DropReason::SpoofMac);
+    }
+    if tagged(ctx, ether_type) {
+        return Err(DropReason::VlanTag);
+    }
+    match ether_type {
+        ARP => return arp::handle(ctx, port),
+        IPV4 | IPV6 => {}
+        _ => return Err(DropReason::UnsupportedEthertype),
+    }
+    let ip = inner::ip(ctx, 0, ether_type)?;
+    if ether_type == IPV6 {
+        match nd::kind(ctx, 0, &ip) {
+            nd::Kind::None => {}
+            nd::Kind::Plain => return nd::handle(ctx, port),
+            nd::Kind::Hidden => return Err(DropReason::SpoofNd),
+        }
+    }
+    check_source(ctx, port, &ip, dst)?;
+    if dst.is_group() {
+        return Err(DropReason::MulticastOff);
+    }
+    let entry = fdb::get(port.vni, dst).ok_or(DropReason::UnknownDestination)?;
+    if entry.flags & FLAG_ROUTER != 0 {
+        return Err(DropReason::NoRoute);
+    }
+    if entry.ifindex == 0 {
+        let node = node::get(entry.node)?;
+        let verdict = encap::send(ctx, settings, node, port.vni, &ip)?;
+        port::count_egress(port.slot, trace.segments, trace.length);
+        return Ok(verdict);
+    }
+    if entry.ifindex == ctx.ifindex() {
+        return Err(DropReason::Hairpin);
+    }
+    port::count_egress(port.slot, trace.segments, trace.length);
+    port::count_ingress(entry.slot, trace.segments, trace.length);
+    Ok(deliver(entry.ifindex))
+}
+
+/// Puts the packet straight into the namespace behind a port.
+#[inline(always)]
+pub fn deliver(ifindex: u32) -> Verdict {
+    // SAFETY: a plain helper call; the port is a veth whose peer is in another namespace.
+    Verdict::redirect(Action::Local, unsafe { bpf_redirect_peer(ifindex, 0) })
+}
+
+/// A VLAN tag in the frame, or taken out of it into the skb.
+#[inline(always)]
+fn tagged(ctx: &TcContext, ether_type: u16) -> bool {
+    // SAFETY: the kernel gives a valid `__sk_buff` for the life of the program.
+    let in_skb = unsafe { (*skb(ctx)).vlan_present } != 0;
+    in_skb || ether_type == 0x8100_u16.to_be() || ether_type == 0x88a8_u16.to_be()
+}
+
+/// The container's own addresses only. A multicast packet from `::` (a host that joins groups before it has an address,
+/// RFC 4541 section 2.1.1) is no lie; it is judged as multicast.
+#[inline(always)]
+fn check_source(ctx: &TcContext, port: &PortValue, ip: &Ip, dst: Mac) -> Result<(), DropReason> {
+    if endpoint::owns(port.vni, &ip.src, ctx.ifindex()) {
+        return Ok(());
+    }
+    if same_addr(&ip.src, &Addr::UNSPECIFIED) && dst.is_group() {
+        return Err(DropReason::MulticastOff);
+    }
+    Err(DropReason::SpoofIp)
+}

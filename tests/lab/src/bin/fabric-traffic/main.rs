@@ -1,0 +1,176 @@
+//! Small bounded traffic tool for the lab: UDP floods and echoes, a 1 kHz probe, TCP streams and request/response.
+//!
+//! A server prints `ready` when it listens and its report when it ends (after `--seconds`, or on SIGTERM). A client
+//! prints its report. A report is one JSON object.
+#![expect(clippy::print_stdout, reason = "reports go to standard output")]
+
+mod common;
+mod probe;
+mod spoof;
+mod tcp;
+mod udp;
+
+use std::{net::SocketAddr, process::ExitCode};
+
+use anyhow::{Result, ensure};
+use clap::{Args, Parser, Subcommand};
+
+/// Small bounded traffic tool.
+#[derive(Parser)]
+#[command(
+    name = "fabric-traffic",
+    after_help = "Example: fabric-traffic udp-sink --bind 0.0.0.0:5000 --seconds 5"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Args, Clone, Copy, Debug)]
+struct Common {
+    /// Run this long at most.
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Pin to this CPU.
+    #[arg(long)]
+    cpu: Option<usize>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Count UDP datagrams.
+    UdpSink {
+        /// Address to listen on.
+        #[arg(long)]
+        bind: SocketAddr,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Send UDP datagrams back.
+    UdpEcho {
+        /// Address to listen on.
+        #[arg(long)]
+        bind: SocketAddr,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Send UDP datagrams as fast as possible, or at a rate.
+    UdpFlood {
+        /// Destination.
+        #[arg(long)]
+        to: SocketAddr,
+        /// Source; any if absent.
+        #[arg(long)]
+        bind: Option<SocketAddr>,
+        /// Payload, bytes.
+        #[arg(long, default_value_t = 64)]
+        size: usize,
+        /// Datagrams a second; unlimited if absent.
+        #[arg(long)]
+        rate: Option<u32>,
+        /// Stop after so many.
+        #[arg(long)]
+        count: Option<u64>,
+        /// Let the kernel cut sends of 16 datagrams (UDP_SEGMENT).
+        #[arg(long)]
+        gso: bool,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Numbered datagrams to a `udp-echo` at a fixed rate; reports lost and duplicate ones.
+    Probe {
+        /// Destination.
+        #[arg(long)]
+        to: SocketAddr,
+        /// Datagrams a second.
+        #[arg(long, default_value_t = 1000)]
+        rate: u32,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Receive one TCP stream.
+    TcpSink {
+        /// Address to listen on.
+        #[arg(long)]
+        bind: SocketAddr,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Send one TCP stream.
+    TcpSend {
+        /// Destination.
+        #[arg(long)]
+        to: SocketAddr,
+        /// Congestion control; the machine's default if absent.
+        #[arg(long)]
+        congestion: Option<String>,
+        /// Stop after so many bytes.
+        #[arg(long)]
+        bytes: Option<u64>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Answer every byte of one TCP connection with one byte.
+    TcpRrServer {
+        /// Address to listen on.
+        #[arg(long)]
+        bind: SocketAddr,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// One byte there and back, over and over.
+    TcpRr {
+        /// Destination.
+        #[arg(long)]
+        to: SocketAddr,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Send IPv4 UDP packets with a source address of one's choice through a raw socket.
+    Spoof {
+        /// Source.
+        #[arg(long)]
+        from: std::net::SocketAddrV4,
+        /// Destination.
+        #[arg(long)]
+        to: std::net::SocketAddrV4,
+        /// Number of packets, at most 10000.
+        #[arg(long, default_value_t = 10)]
+        count: u32,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(report) => {
+            println!("{report}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("fabric-traffic: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<serde_json::Value> {
+    match command {
+        Command::UdpSink { bind, common } => udp::sink(bind, common.begin()?),
+        Command::UdpEcho { bind, common } => udp::echo(bind, common.begin()?),
+        Command::UdpFlood { to, bind, size, rate, count, gso, common } => {
+            udp::flood(&udp::Flood { to, bind, size, rate, count, gso }, common.begin()?)
+        }
+        Command::Probe { to, rate, common } => probe::run(to, rate, common.begin()?),
+        Command::TcpSink { bind, common } => tcp::sink(bind, common.begin()?),
+        Command::TcpSend { to, congestion, bytes, common } => {
+            tcp::send(to, congestion.as_deref(), bytes, common.begin()?)
+        }
+        Command::TcpRrServer { bind, common } => tcp::rr_server(bind, common.begin()?),
+        Command::TcpRr { to, common } => tcp::rr(to, common.begin()?),
+        Command::Spoof { from, to, count } => {
+            ensure!(count <= 10_000, "--count {count} is more than 10000");
+            spoof::send(from, to, count)
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! What runs programs and namespaces for real. The packet walks are here: [`cast`] names who takes part, [`frame`] builds
+//! and checks frames, [`walk`] runs the programs on them, [`ledger`] watches every counter.
+
+pub mod cast;
+pub mod frame;
+pub mod ledger;
+pub mod random;
+pub mod tunnel_table;
+pub mod walk;

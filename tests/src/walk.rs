@@ -1,0 +1,489 @@
+//! Runs the real programs on frames (`BPF_PROG_TEST_RUN`), with tables that the real planner made of the cast.
+//!
+//! A [`Stage`] is a network namespace of the calling thread's own. A [`Rig`] is one host on it: the object loaded with
+//! its own maps, and real interfaces, since the kernel wants to know the ones that programs name. Nothing is attached
+//! and nothing is pinned; all of it goes with the thread.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write as _,
+    net::IpAddr,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use aya::{
+    Ebpf, EbpfLoader, Pod, TestRun, TestRunAttrs, TestRunOptions,
+    maps::{Array, HashMap, LpmTrie, MapData, lpm_trie},
+    programs::{Program, TcAttachType},
+};
+use fabric_agent::{
+    dataplane::OBJECT,
+    model::Cluster,
+    plan::{
+        desired::{NodeFacts, PlanSettings, Rows, Tables, UplinkFacts},
+        plan,
+    },
+};
+use fabric_api::Object;
+use fabric_common::{
+    abi::{self, program},
+    node::NodeValue,
+    settings::{Settings, global},
+    source::{SourcePrefix, SourceValue},
+};
+use nix::{
+    net::if_::{if_indextoname, if_nametoindex},
+    sched::{CloneFlags, CpuSet, sched_getcpu, sched_setaffinity, unshare},
+    unistd::Pid,
+};
+
+use crate::{
+    cast::{self, Container, HOSTS, Host, UNDERLAY_MTU, VXLAN_PORT},
+    frame,
+    ledger::{Changes, Entry, Ledger, SLOTS},
+};
+
+/// Events a second: more than any walk has drops.
+const EVENTS_PER_SECOND: u32 = 1_000_000_000;
+/// How long the stack may take for a frame: it is done in the same call, but for what it leaves to the next softirq.
+const SETTLE: Duration = Duration::from_millis(10);
+/// Room for what a program adds to a frame.
+const HEADROOM: usize = 256;
+
+/// A network namespace of its own for the calling thread.
+pub struct Stage(());
+
+impl Stage {
+    /// Leaves the machine's network behind. For the rest of its life the thread sees only what it makes itself.
+    ///
+    /// # Panics
+    /// Without the privileges of root.
+    pub fn enter() -> Self {
+        unshare(CloneFlags::CLONE_NEWNET).expect("walks need root: run them with `cargo xtask test`");
+        // Interfaces say nothing of themselves then, which programs that are attached for real would count.
+        for name in ["all", "default"] {
+            let path = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
+            std::fs::write(path, "1").expect("root may change settings of its namespace");
+        }
+        ip(&["link set lo up".to_owned()]);
+        Self(())
+    }
+
+    /// A host with the usual objects and features on.
+    pub fn rig(&self, host: &'static Host) -> Rig {
+        self.rig_with(host, &cast::objects(host), Globals::default())
+    }
+
+    /// A host with other objects or features.
+    pub fn rig_with(&self, host: &'static Host, objects: &[Object], globals: Globals) -> Rig {
+        self.build(host, objects, globals, veth(&format!("v-{}", host.name), None))
+    }
+
+    /// A host that the kernel's own stack can hand packets to: its uplink has an address, and its `vxlan` device is one.
+    /// A stage has room for one of these.
+    pub fn rig_with_stack(&self, host: &'static Host) -> Rig {
+        let (uplink, device) = (format!("up-{}", host.name), format!("v-{}", host.name));
+        ip(&[
+            format!("link add {device} type vxlan external dstport {VXLAN_PORT}"),
+            format!("link set {device} up"),
+        ]);
+        let ifindex = if_nametoindex(device.as_str()).expect("the interface was just made");
+        let rig = self.build(host, &cast::objects(host), Globals::default(), ifindex);
+        ip(&[format!("address add {}/16 dev {uplink}", host.vtep)]);
+        for name in ["all", &uplink] {
+            let path = format!("/proc/sys/net/ipv4/conf/{name}/rp_filter");
+            std::fs::write(path, "0").expect("root may change settings of its namespace");
+        }
+        rig
+    }
+
+    fn build(&self, host: &'static Host, objects: &[Object], globals: Globals, vxlan: u32) -> Rig {
+        let uplink = uplink(host);
+        let cluster = Cluster::from_objects(objects);
+        assert!(cluster.problems.is_empty(), "the cast is at odds with itself: {:?}", cluster.problems);
+        let facts = NodeFacts {
+            node: host.name.to_owned(),
+            routes: HOSTS.iter().map(|h| (IpAddr::from(h.vtep), uplink.ifindex)).collect(),
+            ports: ports(&cluster, host),
+            uplinks: vec![uplink],
+            vxlan_ifindex: Some(vxlan),
+            xdp: BTreeSet::new(),
+        };
+        let settings = PlanSettings { vxlan_port: VXLAN_PORT, events_per_second: EVENTS_PER_SECOND };
+        let desired = plan(&cluster, &facts, &settings);
+        assert!(desired.problems.is_empty(), "the planner finds problems: {:?}", desired.problems);
+        Rig::new(host, facts, desired.tables, globals)
+    }
+}
+
+fn uplink(host: &Host) -> UplinkFacts {
+    let name = format!("up-{}", host.name);
+    UplinkFacts {
+        ifindex: veth(&name, Some(host)),
+        name,
+        mac: host.mac,
+        mtu: UNDERLAY_MTU,
+        vteps: vec![host.vtep.into()],
+    }
+}
+
+fn ports(cluster: &Cluster, host: &Host) -> BTreeMap<String, u32> {
+    let local = cluster.endpoints.values().filter(|endpoint| endpoint.node == host.name);
+    local.map(|endpoint| (endpoint.name.clone(), veth(&format!("p-{}", endpoint.name), None))).collect()
+}
+
+/// A veth pair; returns the index of the named side.
+fn veth(name: &str, host: Option<&Host>) -> u32 {
+    let address = host.map_or(String::new(), |host| format!("address {}", host.mac));
+    ip(&[
+        format!("link add {name} {address} mtu {UNDERLAY_MTU} type veth peer name {name}-x"),
+        format!("link set {name} up"),
+        format!("link set {name}-x up"),
+    ]);
+    if_nametoindex(name).expect("the interface was just made")
+}
+
+/// Runs commands of iproute2 in the thread's namespace.
+pub fn ip(lines: &[String]) {
+    let mut child = Command::new("ip")
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("iproute2 is installed");
+    let mut input = child.stdin.take().expect("it was asked for");
+    input.write_all((lines.join("\n") + "\n").as_bytes()).expect("ip reads its input");
+    drop(input);
+    let status = child.wait().expect("ip ends");
+    assert!(status.success(), "ip failed at one of {lines:?}");
+}
+
+/// Load-time globals.
+#[derive(Clone, Copy, Debug)]
+pub struct Globals {
+    /// Whether an inner packet of another family can be taken out.
+    pub cross_family: bool,
+    /// Whether decisions are logged.
+    pub debug: bool,
+}
+
+impl Default for Globals {
+    fn default() -> Self {
+        Self { cross_family: true, debug: false }
+    }
+}
+
+impl Globals {
+    /// Every combination.
+    pub const ALL: [Self; 4] = [
+        Self { cross_family: false, debug: false },
+        Self { cross_family: false, debug: true },
+        Self { cross_family: true, debug: false },
+        Self { cross_family: true, debug: true },
+    ];
+}
+
+/// Loads the object and all of its programs through the verifier.
+pub fn load(globals: Globals) -> Ebpf {
+    let (cross_family, debug) = (u32::from(globals.cross_family), u32::from(globals.debug));
+    let mut ebpf = EbpfLoader::new()
+        .override_global(global::CROSS_FAMILY, &cross_family, true)
+        .override_global(global::DEBUG, &debug, true)
+        .map_max_entries(abi::PORT_COUNTERS.name, SLOTS)
+        .load(OBJECT)
+        .unwrap_or_else(|error| panic!("the object does not load with {globals:?}: {error:?}"));
+    for name in program::ALL {
+        let program = ebpf.program_mut(name).unwrap_or_else(|| panic!("the object has no program {name}"));
+        let loaded = if let Program::Xdp(xdp) = program {
+            xdp.load()
+        } else if let Program::SchedClassifier(tc) = program {
+            tc.load()
+        } else {
+            panic!("{name} is for another hook")
+        };
+        loaded.unwrap_or_else(|error| panic!("the verifier refuses {name} with {globals:?}: {error:?}"));
+    }
+    ebpf
+}
+
+/// What a program wants done with a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes on as it is: `TC_ACT_UNSPEC` (the next program, then the stack), `XDP_PASS`.
+    ToStack,
+    /// It ends here: `TC_ACT_SHOT`, `XDP_DROP`.
+    Taken,
+    /// It leaves through an interface that the program chose: `TC_ACT_REDIRECT`.
+    Sent,
+}
+
+/// Whether the kernel runs a TC program on a frame: it wants whole IP headers. [`Wire`] has no such limit.
+pub fn can_run(frame: &[u8]) -> bool {
+    match frame.get(12..frame::ETH) {
+        Some([0x08, 0x00]) => frame.len() >= frame::ETH + frame::IPV4,
+        Some([0x86, 0xdd]) => frame.len() >= frame::ETH + frame::IPV6,
+        Some(_) => true,
+        None => false,
+    }
+}
+
+/// The end of a run.
+#[derive(Debug)]
+pub struct Ran {
+    /// What was run, for messages.
+    pub what: String,
+    /// The decision.
+    pub verdict: Verdict,
+    /// The frame as the program left it.
+    pub bytes: Vec<u8>,
+    /// Counters that moved and events that came.
+    pub changes: Changes,
+}
+
+impl Ran {
+    /// Panics unless the verdict is this one and the counters moved exactly so.
+    #[track_caller]
+    pub fn assert(&self, what: &str, verdict: Verdict, expected: &[Entry]) {
+        assert_eq!(
+            self.verdict,
+            verdict,
+            "{what} ({}): another verdict; these counters moved: {:#?}\nthe frame as the program left it:\n{}",
+            self.what,
+            self.changes.lines(),
+            frame::explain(&self.bytes)
+        );
+        self.changes.assert(&format!("{what} ({})", self.what), expected);
+    }
+}
+
+/// Segmentation that a frame asks for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Gso {
+    /// Payload bytes of each segment; 0 for a frame that is not to be segmented.
+    pub size: u32,
+    /// Number of segments.
+    pub segments: u32,
+}
+
+/// Where a frame meets a program.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    program: &'static str,
+    ifindex: u32,
+}
+
+/// One host: programs, tables, interfaces.
+pub struct Rig {
+    /// Which one it is.
+    pub host: &'static Host,
+    /// The planner's rows, as they were written.
+    pub tables: Tables,
+    ebpf: Ebpf,
+    ledger: Ledger,
+    facts: NodeFacts,
+}
+
+impl Rig {
+    fn new(host: &'static Host, facts: NodeFacts, tables: Tables, globals: Globals) -> Self {
+        let mut ebpf = load(globals);
+        let ledger = Ledger::new(&mut ebpf);
+        let mut rig = Self { host, tables: Tables::default(), ebpf, ledger, facts };
+        rig.write(tables);
+        rig
+    }
+
+    /// Writes rows into the maps, beside or over those that are there.
+    pub fn write(&mut self, tables: Tables) {
+        let ebpf = &mut self.ebpf;
+        let map = ebpf.map_mut(abi::SETTINGS.name).expect("it exists");
+        let mut settings = Array::<&mut MapData, Settings>::try_from(map).expect("an array");
+        for (key, value) in &tables.settings {
+            settings.set(*key, value, 0).expect("the row can be written");
+        }
+        fill(ebpf, abi::UPLINKS.name, &tables.uplinks);
+        fill(ebpf, abi::LOCAL_VTEPS.name, &tables.local_vteps);
+        fill(ebpf, abi::NETWORKS.name, &tables.networks);
+        fill(ebpf, abi::NODES.name, &tables.nodes);
+        fill(ebpf, abi::VTEPS.name, &tables.vteps);
+        fill(ebpf, abi::MEMBERS.name, &tables.members);
+        fill(ebpf, abi::SOURCES.name, &tables.sources);
+        fill(ebpf, abi::PORTS.name, &tables.ports);
+        fill(ebpf, abi::ENDPOINTS.name, &tables.endpoints);
+        fill(ebpf, abi::FDB.name, &tables.fdb);
+        let map = ebpf.map_mut(abi::SOURCE_PREFIXES.name).expect("it exists");
+        let mut prefixes = LpmTrie::<&mut MapData, SourcePrefix, SourceValue>::try_from(map).expect("a trie");
+        for (key, value) in &tables.source_prefixes {
+            prefixes
+                .insert(&lpm_trie::Key::new(key.bits, key.prefix), value, 0)
+                .expect("the row can be written");
+        }
+        self.tables = tables;
+    }
+
+    /// The TC program of a container's port.
+    pub fn port(&self, container: &Container) -> Place {
+        Place { program: program::FROM_CONTAINER, ifindex: self.facts.ports[container.name] }
+    }
+
+    /// The TC program of the uplink.
+    pub fn uplink(&self) -> Place {
+        Place { program: program::FROM_UPLINK, ifindex: self.facts.uplinks[0].ifindex }
+    }
+
+    /// The XDP program of the uplink.
+    pub fn uplink_xdp(&self) -> Place {
+        Place { program: program::FROM_UPLINK_XDP, ..self.uplink() }
+    }
+
+    /// The TC program of the `vxlan` device.
+    pub fn vxlan_device(&self) -> Place {
+        let ifindex = self.facts.vxlan_ifindex.expect("every rig has one");
+        Place { program: program::FROM_VXLAN, ifindex }
+    }
+
+    /// The TC program of a port at an interface that is no port.
+    pub fn wrong_port(&self) -> Place {
+        Place { program: program::FROM_CONTAINER, ..self.uplink() }
+    }
+
+    /// Keeps the calling thread on the CPU where it is: some maps count by CPU.
+    pub fn stay_on_this_cpu(&self) {
+        let mut set = CpuSet::new();
+        set.set(sched_getcpu().expect("it runs somewhere")).expect("a CPU that exists");
+        sched_setaffinity(Pid::from_raw(0), &set).expect("a thread may stay where it is");
+    }
+
+    /// Attaches a TC program for real, for as long as the rig lives.
+    pub fn attach(&mut self, place: Place) {
+        let name = if_indextoname(place.ifindex).expect("the interface exists");
+        let name = name.to_str().expect("its name is plain text").to_owned();
+        let Some(Program::SchedClassifier(program)) = self.ebpf.program_mut(place.program) else {
+            panic!("{} is no TC program", place.program)
+        };
+        program.attach(&name, TcAttachType::Ingress).expect("Linux 6.6 or later attaches it");
+    }
+
+    /// Runs a program on a frame and tells all that moved.
+    pub fn run(&mut self, place: Place, frame: &[u8]) -> Ran {
+        self.run_gso(place, frame, Gso::default())
+    }
+
+    /// The same with a frame that is to be segmented.
+    pub fn run_gso(&mut self, place: Place, frame: &[u8], gso: Gso) -> Ran {
+        let (verdict, bytes) = self.run_uncounted(place, frame, gso);
+        let what = format!("{} on {}", place.program, self.host.name);
+        Ran { what, verdict, bytes, changes: self.ledger.changes() }
+    }
+
+    /// Runs a program without a look at the counters: for walks of many frames.
+    pub fn run_uncounted(&mut self, place: Place, frame: &[u8], gso: Gso) -> (Verdict, Vec<u8>) {
+        let mut out = vec![0; frame.len() + HEADROOM];
+        let program = self.ebpf.program_mut(place.program).expect("it is loaded");
+        let (context, xdp) = match program {
+            Program::Xdp(_) => (xdp_md(frame.len(), place.ifindex), true),
+            _ => (sk_buff(place.ifindex, gso), false),
+        };
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.data_out = Some(&mut out);
+        options.ctx_in = Some(&context);
+        let result = if let Program::Xdp(program) = program {
+            program.test_run(options)
+        } else if let Program::SchedClassifier(program) = program {
+            program.test_run(options)
+        } else {
+            panic!("{} is for another hook", place.program)
+        };
+        let result = result.unwrap_or_else(|error| {
+            panic!("{} can't be run on this frame: {error:?}\n{}", place.program, frame::explain(frame))
+        });
+        out.truncate(result.data_size_out as usize);
+        let verdict = match (xdp, result.return_value) {
+            (true, 1) | (false, 2) => Verdict::Taken,
+            (true, 2) | (false, u32::MAX) => Verdict::ToStack,
+            (false, 7) => Verdict::Sent,
+            (_, code) => panic!("{} returned {code}, which none of ours does", place.program),
+        };
+        (verdict, out)
+    }
+
+    /// Changes what the programs know of this node.
+    pub fn change_settings(&mut self, change: impl FnOnce(&mut Settings)) {
+        let mut tables = self.tables.clone();
+        change(tables.settings.get_mut(&0).expect("the planner writes them"));
+        self.write(tables);
+    }
+
+    /// Takes the outer header toward a node away.
+    pub fn forget_node(&mut self, number: u32) {
+        let map = self.ebpf.map_mut(abi::NODES.name).expect("it exists");
+        let mut map = HashMap::<&mut MapData, u32, NodeValue>::try_from(map).expect("a hash");
+        map.remove(&number).expect("it has a row");
+        self.tables.nodes.remove(&number);
+    }
+
+    /// What moved since the last look.
+    pub fn changes(&mut self) -> Changes {
+        self.ledger.changes()
+    }
+}
+
+/// Gives frames to the kernel as if they had come in at an interface.
+pub struct Wire {
+    ebpf: Ebpf,
+    ifindex: u32,
+}
+
+impl Wire {
+    /// Into the uplink of a rig. What passes the frames on is our XDP program without any tables, to which nothing is its
+    /// own and everything passes.
+    pub fn into_uplink(rig: &Rig) -> Self {
+        Self { ebpf: load(Globals::default()), ifindex: rig.uplink().ifindex }
+    }
+
+    /// The same into a container's port.
+    pub fn into_port(rig: &Rig, container: &Container) -> Self {
+        Self { ebpf: load(Globals::default()), ifindex: rig.port(container).ifindex }
+    }
+
+    /// One frame. Returns when the kernel has had time for it.
+    pub fn inject(&mut self, frame: &[u8]) {
+        let Some(Program::Xdp(program)) = self.ebpf.program_mut(program::FROM_UPLINK_XDP) else {
+            panic!("{} is no XDP program", program::FROM_UPLINK_XDP)
+        };
+        let context = xdp_md(frame.len(), self.ifindex);
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.ctx_in = Some(&context);
+        options.attrs = TestRunAttrs::new().xdp_live_frames(1);
+        program.test_run(options).expect("Linux 5.18 or later injects frames");
+        std::thread::sleep(SETTLE);
+    }
+}
+
+fn fill<K: Pod, V: Pod>(ebpf: &mut Ebpf, name: &str, rows: &Rows<K, V>) {
+    let map = ebpf.map_mut(name).unwrap_or_else(|| panic!("the object has no map {name}"));
+    let mut map =
+        HashMap::<&mut MapData, K, V>::try_from(map).unwrap_or_else(|error| panic!("map {name}: {error}"));
+    for (key, value) in rows {
+        map.insert(key, value, 0).unwrap_or_else(|error| panic!("map {name}: {error}"));
+    }
+}
+
+/// `struct __sk_buff` (`include/uapi/linux/bpf.h`) with the fields that a test run takes.
+fn sk_buff(ifindex: u32, gso: Gso) -> Vec<u8> {
+    const SIZE: usize = 192;
+    const IFINDEX: usize = 40;
+    const GSO_SEGS: usize = 164;
+    const GSO_SIZE: usize = 176;
+    let mut context = vec![0; SIZE];
+    for (at, value) in [(IFINDEX, ifindex), (GSO_SEGS, gso.segments), (GSO_SIZE, gso.size)] {
+        context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+    context
+}
+
+/// `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+fn xdp_md(length: usize, ifindex: u32) -> Vec<u8> {
+    [0, length as u32, 0, ifindex, 0, 0].iter().flat_map(|word: &u32| word.to_ne_bytes()).collect()
+}

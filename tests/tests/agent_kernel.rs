@@ -1,0 +1,198 @@
+//! The agent's netlink verbs against the real kernel, in network namespaces of our own. Needs root.
+
+use std::{
+    fs::File,
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
+    sync::mpsc,
+    thread,
+};
+
+use fabric_agent::{
+    kernel::{KernelError, Netlink, netns::Netns, port::container_side_up},
+    plan::desired::{PortLink, VxlanDevice},
+};
+use fabric_common::addr::Mac;
+use nix::sched::{CloneFlags, unshare};
+
+/// A network namespace that lives as long as this does: a thread that sits in it, found by its path in `/proc`.
+struct Container {
+    path: String,
+    inode: u64,
+    _stop: mpsc::Sender<()>,
+}
+
+impl Container {
+    fn new() -> Self {
+        let (tell, told) = mpsc::channel();
+        let (stop, stopped) = mpsc::channel::<()>();
+        thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace; this test needs root");
+            let file = File::open("/proc/thread-self/ns/net").expect("the namespace's file");
+            let inode = file.metadata().expect("its metadata").ino();
+            let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+            tell.send((path, inode)).expect("the test waits");
+            // Ends with the sender.
+            let _ = stopped.recv();
+        });
+        let (path, inode) = told.recv().expect("the thread runs");
+        Self { path, inode, _stop: stop }
+    }
+}
+
+/// Runs a test on a thread in a namespace of its own, as the agent on its host.
+fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    let host = thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace; this test needs root");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(test());
+    });
+    if let Err(panic) = host.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn port(container: &Container) -> PortLink {
+    PortLink {
+        endpoint: "web".to_owned(),
+        host_ifname: "fab0123456789ab".to_owned(),
+        netns: container.path.clone(),
+        netns_inode: container.inode,
+        ifname: "eth0".to_owned(),
+        mac: Mac::new([2, 0xfc, 192, 168, 10, 11]),
+        mtu: 1450,
+        addresses: vec!["192.168.10.11/24".parse().expect("valid"), "fd00:10::11/64".parse().expect("valid")],
+        gateways: vec!["192.168.10.1".parse().expect("valid"), "fd00:10::1".parse().expect("valid")],
+    }
+}
+
+#[test]
+fn a_port_is_made_down_marked_and_then_set_up() {
+    on_a_host(|| async {
+        let container = Container::new();
+        let port = port(&container);
+        let host = Netlink::new().expect("a socket");
+        let index = host.create_port(&port).await.expect("a veth");
+        let link = host.link(&port.host_ifname).await.expect("a look").expect("it exists");
+        assert_eq!((link.index, link.endpoint(), link.mtu, link.up), (index, Some("web"), 1450, false));
+        let inside = Netns::open(&container.path).expect("the container").netlink().expect("a socket");
+        let far = inside.link("eth0").await.expect("a look").expect("under its final name from the start");
+        assert_eq!((far.mac, far.mtu, far.up, far.peer), (port.mac, 1450, false, index));
+
+        host.host_side_up(&port, &link).await.expect("up");
+        container_side_up(&port, index).await.expect("up");
+        container_side_up(&port, index).await.expect("harmless to do again");
+        let addresses = inside.addresses().await.expect("a look");
+        for wanted in &port.addresses {
+            let found = addresses.iter().find(|address| address.net == *wanted);
+            assert!(found.is_some_and(|address| address.global), "{wanted} can be used at once");
+        }
+        let routes = inside.default_routes().await.expect("a look");
+        assert_eq!(routes.iter().map(|route| route.ipv6).collect::<Vec<_>>(), [false, true]);
+        assert!(host.link("fab0123456789ab").await.expect("a look").expect("it exists").up);
+        host.delete_link(index).await.expect("gone");
+        host.delete_link(index).await.expect("absent is success");
+        assert_eq!(inside.link("eth0").await.expect("a look"), None);
+    });
+}
+
+#[test]
+fn a_default_route_that_is_there_stays() {
+    on_a_host(|| async {
+        let container = Container::new();
+        let first = PortLink { gateways: vec!["192.168.10.1".parse().expect("valid")], ..port(&container) };
+        let host = Netlink::new().expect("a socket");
+        let index = host.create_port(&first).await.expect("a veth");
+        container_side_up(&first, index).await.expect("up");
+        let second = PortLink {
+            endpoint: "db".to_owned(),
+            host_ifname: "fabcccccccccccc".to_owned(),
+            ifname: "eth1".to_owned(),
+            addresses: vec!["192.168.11.11/24".parse().expect("valid")],
+            gateways: vec!["192.168.11.1".parse().expect("valid")],
+            ..port(&container)
+        };
+        let index = host.create_port(&second).await.expect("a veth");
+        container_side_up(&second, index).await.expect("up");
+        let inside = Netns::open(&container.path).expect("the container").netlink().expect("a socket");
+        let routes = inside.default_routes().await.expect("a look");
+        assert_eq!(routes.len(), 1);
+        assert_eq!(routes[0].ifindex, inside.link("eth0").await.expect("a look").expect("it exists").index);
+    });
+}
+
+#[test]
+fn what_cannot_be_made_leaves_nothing() {
+    on_a_host(|| async {
+        let container = Container::new();
+        let port = port(&container);
+        let host = Netlink::new().expect("a socket");
+        host.create_port(&port).await.expect("a veth");
+        let before = host.links().await.expect("a look").len();
+        let second =
+            PortLink { endpoint: "db".to_owned(), host_ifname: "fabcccccccccccc".to_owned(), ..port.clone() };
+        let error = host.create_port(&second).await.expect_err("eth0 is taken");
+        assert!(matches!(error, KernelError::InterfaceExists { .. }), "{error}");
+        assert!(error.to_string().contains("eth0"));
+        let gone = PortLink { netns_inode: 1, ifname: "eth1".to_owned(), ..second.clone() };
+        assert!(matches!(host.create_port(&gone).await, Err(KernelError::NamespaceGone { .. })));
+        let gone = PortLink { netns: "/run/netns/there-is-none".to_owned(), ..second };
+        assert!(matches!(host.create_port(&gone).await, Err(KernelError::NamespaceGone { .. })));
+        assert_eq!(host.links().await.expect("a look").len(), before);
+    });
+}
+
+#[test]
+fn a_veth_that_leads_to_another_container_is_noticed() {
+    on_a_host(|| async {
+        let (container, other) = (Container::new(), Container::new());
+        let host = Netlink::new().expect("a socket");
+        let index = host.create_port(&port(&container)).await.expect("a veth");
+        let error = container_side_up(&port(&other), index).await.expect_err("it leads elsewhere");
+        assert!(matches!(error, KernelError::Elsewhere { .. }), "{error}");
+    });
+}
+
+#[test]
+fn a_file_is_no_namespace() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let path = file.path().to_str().expect("UTF-8");
+    assert!(matches!(Netns::open(path), Err(KernelError::NotANamespace { .. })));
+    // An unmounted bind mount leaves such a file behind.
+    assert!(matches!(Netns::open_same(path, 7), Err(KernelError::NamespaceGone { .. })));
+}
+
+#[test]
+fn the_vxlan_device_is_made_changed_and_replaced() {
+    on_a_host(|| async {
+        let host = Netlink::new().expect("a socket");
+        let wanted = VxlanDevice { name: "fabric_vxlan".to_owned(), port: 4789, mtu: 1450 };
+        let index = host.ensure_vxlan(&wanted).await.expect("a device");
+        let link = host.link("fabric_vxlan").await.expect("a look").expect("it exists");
+        let vxlan = link.vxlan.expect("it is a vxlan device");
+        assert!(vxlan.collect_metadata && vxlan.zero_checksum6_rx && !vxlan.learning && link.up);
+        assert_eq!((vxlan.port, link.mtu, link.alias.as_str()), (4789, 1450, "fabric:vxlan"));
+        let smaller = VxlanDevice { mtu: 1400, ..wanted.clone() };
+        assert_eq!(host.ensure_vxlan(&smaller).await.expect("changed in place"), index);
+        let moved = VxlanDevice { port: 8472, ..wanted.clone() };
+        assert_ne!(host.ensure_vxlan(&moved).await.expect("made anew"), index);
+        let clash = VxlanDevice { name: "fabric_other".to_owned(), ..moved };
+        let error = host.ensure_vxlan(&clash).await.expect_err("the port is taken").to_string();
+        assert!(error.contains("8472") && error.contains("fabric_vxlan"), "{error}");
+    });
+}
+
+#[test]
+fn everything_of_ours_is_removed_and_nothing_else() {
+    on_a_host(|| async {
+        let container = Container::new();
+        let host = Netlink::new().expect("a socket");
+        host.create_port(&port(&container)).await.expect("a veth");
+        let wanted = VxlanDevice { name: "fabric_vxlan".to_owned(), port: 4789, mtu: 1450 };
+        host.ensure_vxlan(&wanted).await.expect("a device");
+        assert_eq!(host.remove_everything_of_ours().await.expect("removed").len(), 2);
+        assert_eq!(host.remove_everything_of_ours().await.expect("nothing left"), [] as [String; 0]);
+        let left: Vec<String> =
+            host.links().await.expect("a look").into_iter().map(|link| link.name).collect();
+        assert_eq!(left, ["lo"]);
+    });
+}
