@@ -11,7 +11,13 @@ fn main() {
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     let workspace = manifest.parent().expect("the crate lies in the workspace").to_path_buf();
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    for path in ["fabric-ebpf/src", "fabric-ebpf/Cargo.toml", "fabric-ebpf/ebpf-flags.txt", "fabric-common/src", "Cargo.lock"] {
+    for path in [
+        "fabric-ebpf/src",
+        "fabric-ebpf/Cargo.toml",
+        "fabric-ebpf/ebpf-flags.txt",
+        "fabric-common/src",
+        "Cargo.lock",
+    ] {
         println!("cargo::rerun-if-changed={}", workspace.join(path).display());
     }
     println!("cargo::rerun-if-env-changed=FABRIC_BPF_LINKER");
@@ -21,7 +27,8 @@ fn main() {
     // Its own target directory: the outer cargo holds the lock of the usual one.
     let target_dir = out_dir.ancestors().nth(4).expect("OUT_DIR is inside the target directory").join("ebpf");
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets CARGO_CFG_TARGET_ARCH");
-    let flags = fs::read_to_string(workspace.join("fabric-ebpf/ebpf-flags.txt")).expect("ebpf-flags.txt is readable");
+    let flags =
+        fs::read_to_string(workspace.join("fabric-ebpf/ebpf-flags.txt")).expect("ebpf-flags.txt is readable");
     let mut flags: Vec<String> = flags.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
     flags.push(format!("--cfg=bpf_target_arch=\"{arch}\""));
     flags.push(format!("-Clinker={}", linker.display()));
@@ -29,7 +36,16 @@ fn main() {
     let mut cargo = Command::new(env::var_os("CARGO").expect("cargo sets CARGO"));
     cargo
         .current_dir(&workspace)
-        .args(["build", "--package", "fabric-ebpf", "--bins", "--release", "--target", TARGET, "-Zbuild-std=core"])
+        .args([
+            "build",
+            "--package",
+            "fabric-ebpf",
+            "--bins",
+            "--release",
+            "--target",
+            TARGET,
+            "-Zbuild-std=core",
+        ])
         .arg("--target-dir")
         .arg(&target_dir)
         .env("RUSTC_BOOTSTRAP", "1")
@@ -40,7 +56,8 @@ fn main() {
     }
     let status = cargo.status().expect("cargo can be started");
     assert!(status.success(), "building the eBPF object failed; `cargo xtask setup` prepares what it needs");
-    fs::copy(target_dir.join(TARGET).join("release/fabric"), out_dir.join("fabric")).expect("the object can be copied");
+    fs::copy(target_dir.join(TARGET).join("release/fabric"), out_dir.join("fabric"))
+        .expect("the object can be copied");
 }
 
 fn linker() -> PathBuf {

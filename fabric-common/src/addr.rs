@@ -7,6 +7,9 @@ use crate::shared;
 shared! {
     /// An IPv4 or IPv6 address in network byte order; IPv4 is held IPv4-mapped (RFC 4291 section 2.5.5.2), so that
     /// one key type serves both families, inside the tunnel and outside.
+    ///
+    /// Aligned to 4 so that the programs copy, compare and clear it by words.
+    #[repr(align(4))]
     16 bytes: pub struct Addr {
         /// Network byte order.
         pub bytes: [u8; 16],
@@ -14,7 +17,8 @@ shared! {
 }
 
 shared! {
-    /// An Ethernet address in wire order.
+    /// An Ethernet address in wire order. Aligned to 2 for the same reason.
+    #[repr(align(2))]
     6 bytes: pub struct Mac {
         /// Wire order.
         pub bytes: [u8; 6],

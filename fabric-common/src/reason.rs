@@ -114,7 +114,7 @@ numbered! {
         NotLocal = 25 "not_local",
         /// The kernel refused to take the outer header off.
         DecapFailed = 26 "decap_failed",
-        /// An outer IP or UDP length that disagrees with the frame.
+        /// An outer IP or UDP length that disagrees with the frame, or a wrong outer IP header checksum.
         BadOuter = 27 "bad_outer",
         /// The slow path is needed but the agent's `vxlan` device is missing.
         NoVxlanDevice = 28 "no_vxlan_device",

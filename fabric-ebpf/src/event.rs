@@ -9,7 +9,7 @@ use fabric_common::{
     abi,
     addr::{Addr, Mac},
     event::{DropEvent, VERSION},
-    reason::DropReason,
+    reason::{DropReason, Hook},
 };
 
 use crate::{
@@ -25,6 +25,8 @@ static EVENTS: RingBuf<DropEvent, { abi::EVENTS.entries as usize }> = RingBuf::n
 #[btf_map(name = "event_budget")]
 static BUDGET: PerCpuArray<[u64; 4], { abi::EVENT_BUDGET.entries as usize }> = PerCpuArray::new();
 
+/// Offset of the outer IPv4 source at an uplink: Ethernet (14) and 12 bytes of the IP header.
+const OUTER_SOURCE: u32 = 26;
 const SECOND: u64 = 1_000_000_000;
 
 /// Takes one event from this CPU's budget: how many were suppressed before it, or nothing if there is none left.
@@ -74,9 +76,18 @@ pub fn report(frame: &impl Frame, trace: &Trace, reason: DropReason) {
     event.time = now;
     event.vni = trace.vni;
     event.length = trace.length;
-    event.vtep = trace.vtep;
     event.suppressed = suppressed;
     describe(frame, trace.inner, event);
+    match trace.hook {
+        // Only IPv4 packets are looked at there.
+        Hook::FromUplink | Hook::FromUplinkXdp => {
+            if let Some(source) = frame.load::<4>(OUTER_SOURCE) {
+                event.vtep = Addr::v4(source);
+            }
+        }
+        Hook::FromVxlan => event.vtep = frame.tunnel_source(),
+        Hook::FromContainer => {}
+    }
     entry.submit(0);
 }
 

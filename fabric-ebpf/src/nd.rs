@@ -172,7 +172,8 @@ fn handle_inner(ctx: &TcContext, port: &PortValue) -> Outcome {
         return Err(DropReason::SpoofNd);
     }
     match endpoint::get(port.vni, &target) {
-        Some(owner) if owner.ifindex != ctx.ifindex() => {
+        // The maps hold IPv4 addresses as mapped ones, which nobody has on the wire.
+        Some(owner) if owner.ifindex != ctx.ifindex() && !target.is_v4() => {
             // Router, solicited (not toward all nodes, RFC 4861 section 7.2.4) and override.
             let router = if owner.flags & FLAG_GATEWAY != 0 { 0x80 } else { 0 };
             let solicited = if unspecified { 0 } else { 0x40 };

@@ -4,10 +4,7 @@ use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
     programs::{TcContext, XdpContext},
 };
-use fabric_common::{
-    addr::Addr,
-    reason::{Action, DropReason, Hook},
-};
+use fabric_common::reason::{Action, DropReason, Hook};
 
 use crate::{counters, event, packet::Frame, port, settings};
 
@@ -82,8 +79,6 @@ pub struct Trace {
     pub length: u32,
     /// Packets it stands for.
     pub segments: u32,
-    /// Outer source of a tunnel packet, once it is known.
-    pub vtep: Addr,
 }
 
 /// No port is known.
@@ -93,7 +88,7 @@ impl Trace {
     /// At the start of a walk.
     #[inline(always)]
     pub fn new(hook: Hook, frame: &impl Frame) -> Self {
-        Self { hook, inner: 0, vni: 0, slot: NO_SLOT, length: frame.len(), segments: frame.segments(), vtep: Addr::UNSPECIFIED }
+        Self { hook, inner: 0, vni: 0, slot: NO_SLOT, length: frame.len(), segments: frame.segments() }
     }
 }
 

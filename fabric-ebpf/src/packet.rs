@@ -10,6 +10,8 @@ use fabric_common::{
     reason::DropReason,
 };
 
+use crate::walk;
+
 /// A packet that a stage can read: linear bytes from `start` to `end`, of `len` in all.
 pub trait Frame {
     /// Address of the first byte.
@@ -24,6 +26,8 @@ pub trait Frame {
     fn segments(&self) -> u32;
     /// Payload bytes of each segment of a GSO packet; 0 if it is none.
     fn gso_size(&self) -> u32;
+    /// Outer source of a packet that came out of the `vxlan` device; unspecified if there is none.
+    fn tunnel_source(&self) -> Addr;
     /// Copies `N` bytes from a variable offset, below the linear part as well.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
 }
@@ -64,6 +68,11 @@ impl Frame for TcContext {
     }
 
     #[inline(always)]
+    fn tunnel_source(&self) -> Addr {
+        walk::from_vxlan::tunnel_key(self).map_or(Addr::UNSPECIFIED, |tunnel| tunnel.vtep)
+    }
+
+    #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         TcContext::load::<[u8; N]>(self, offset as usize).ok()
     }
@@ -99,6 +108,11 @@ impl Frame for XdpContext {
     #[inline(always)]
     fn gso_size(&self) -> u32 {
         0
+    }
+
+    #[inline(always)]
+    fn tunnel_source(&self) -> Addr {
+        Addr::UNSPECIFIED
     }
 
     #[inline(always)]
@@ -149,7 +163,7 @@ pub fn skb(ctx: &TcContext) -> *mut __sk_buff {
 
 /// Loads four bytes of the packet as one word. Rust's own way to read at any address compiles to single bytes here.
 #[inline(always)]
-fn word(bytes: &[u8]) -> u32 {
+pub fn word(bytes: &[u8]) -> u32 {
     // SAFETY: callers pass at least four bytes. The address may be odd: BPF loads words at any packet address on every
     // architecture that we support (`CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS`), and nothing here depends on its low bits.
     unsafe { bytes.as_ptr().cast::<u32>().read() }

@@ -3,8 +3,10 @@
 
 use fabric_common::{
     fdb::FLAG_ROUTER,
+    addr::Addr,
     reason::{Action, DropReason},
 };
+use fabric_ebpf::checksum;
 use network_types::{
     eth::EthHdr,
     ip::Ipv4Hdr,
@@ -17,7 +19,7 @@ use crate::{
     inner::{ETH_LEN, IPV4, IPV6, ip},
     nd, network, node,
     outcome::Trace,
-    packet::{Frame, header, mac, same_mac, v4},
+    packet::{Frame, header, mac, same_mac, v4, word},
     settings, source, uplink,
 };
 
@@ -34,8 +36,16 @@ const FLAG_VNI: u8 = 0x08;
 pub enum Outer {
     /// Left to the stack, for this reason.
     Stack(Action),
-    /// A VXLAN packet to us with a right header, for this VNI.
-    Tunnel(u32),
+    /// A VXLAN packet to us with a right header.
+    Tunnel(Tunnel),
+}
+
+/// What a tunnel packet's outer headers say.
+pub struct Tunnel {
+    /// Network, host byte order.
+    pub vni: u32,
+    /// Outer source.
+    pub vtep: Addr,
 }
 
 /// A local receiver.
@@ -50,7 +60,7 @@ pub struct Receiver {
 
 /// Outer headers of a frame at an uplink. What is not surely ours passes untouched.
 #[inline(always)]
-pub fn outer(frame: &impl Frame, trace: &mut Trace) -> Result<Outer, DropReason> {
+pub fn outer(frame: &impl Frame, trace: &Trace) -> Result<Outer, DropReason> {
     const NOT_OURS: Result<Outer, DropReason> = Ok(Outer::Stack(Action::NotOurs));
     let Ok(eth) = header::<EthHdr>(frame, 0, DropReason::Short) else { return NOT_OURS };
     if eth.ether_type != IPV4 {
@@ -69,11 +79,14 @@ pub fn outer(frame: &impl Frame, trace: &mut Trace) -> Result<Outer, DropReason>
     if udp.dst != settings.vxlan_port || !uplink::is_ours(&v4(&ip.dst_addr), frame.ifindex()) {
         return NOT_OURS;
     }
-    trace.vtep = v4(&ip.src_addr);
+    if !checksum_is_right(frame) {
+        return Err(DropReason::BadOuter);
+    }
     let total = u32::from(u16::from_be_bytes(ip.tot_len));
     let udp_len = u32::from(u16::from_be_bytes(udp.len));
     if frame.gso_size() == 0 {
-        if total + ETH_LEN as u32 > frame.len() || udp_len + IP_LEN as u32 > total {
+        // A datagram shorter than its packet is legal, but no VTEP sends it, and the inner frame would reach beyond it.
+        if total + ETH_LEN as u32 > frame.len() || udp_len + IP_LEN as u32 != total {
             return Err(DropReason::BadOuter);
         }
         if (udp_len as usize) < UDP_LEN + VXLAN_LEN + ETH_LEN {
@@ -90,7 +103,20 @@ pub fn outer(frame: &impl Frame, trace: &mut Trace) -> Result<Outer, DropReason>
     if (vxlan[0] & !FLAG_VNI) | vxlan[1] | vxlan[2] | vxlan[3] | vxlan[7] != 0 {
         counters::action_beside(trace.hook, Action::ReservedBits, trace.segments, trace.length);
     }
-    Ok(Outer::Tunnel(u32::from_be_bytes([0, vxlan[4], vxlan[5], vxlan[6]])))
+    let vni = u32::from_be_bytes([0, vxlan[4], vxlan[5], vxlan[6]]);
+    Ok(Outer::Tunnel(Tunnel { vni, vtep: v4(&ip.src_addr) }))
+}
+
+/// The outer header's checksum (RFC 1122 section 3.2.1.2: a host verifies it). It is all that protects the sender's
+/// address, since the UDP checksum is zero.
+#[inline(always)]
+fn checksum_is_right(frame: &impl Frame) -> bool {
+    let Ok(ip) = header::<[u8; IP_LEN]>(frame, ETH_LEN, DropReason::Short) else { return false };
+    let sum = checksum::add(0, word(ip));
+    let sum = checksum::add(sum, word(&ip[4..]));
+    let sum = checksum::add(sum, word(&ip[8..]));
+    let sum = checksum::add(sum, word(&ip[12..]));
+    checksum::finish(checksum::add(sum, word(&ip[16..]))) == 0
 }
 
 /// Fragments and options: the stack puts them right and hands the packet to the `vxlan` device, if it is ours.
@@ -104,12 +130,13 @@ fn odd_outer(frame: &impl Frame, ip: &Ipv4Hdr, fragment: bool) -> Result<Outer, 
     }))
 }
 
-/// Checks the inner frame at `offset` and its right to come from `trace.vtep`, and finds its receiver.
+/// Checks the inner frame at `offset` and its right to come from its VTEP, and finds its receiver.
 #[inline(always)]
-pub fn admit(frame: &impl Frame, trace: &mut Trace, vni: u32, offset: usize) -> Result<Receiver, DropReason> {
+pub fn admit(frame: &impl Frame, trace: &mut Trace, tunnel: &Tunnel, offset: usize) -> Result<Receiver, DropReason> {
+    let vni = tunnel.vni;
     trace.vni = vni;
     trace.inner = offset as u32;
-    let sender = node::of_vtep(&trace.vtep)?.node;
+    let sender = node::of_vtep(&tunnel.vtep)?.node;
     let network = network::get(vni).ok_or(DropReason::UnknownVni)?;
     let eth: &EthHdr = header(frame, offset, DropReason::Short)?;
     if !mac(&eth.src_addr).is_valid_source() {

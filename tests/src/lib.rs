@@ -4,6 +4,8 @@
 pub mod cast;
 pub mod frame;
 pub mod ledger;
+pub mod load;
 pub mod random;
 pub mod tunnel_table;
 pub mod walk;
+pub mod wire;

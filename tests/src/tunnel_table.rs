@@ -47,6 +47,9 @@ pub enum Fate {
     Stack(Action),
 }
 
+/// The case whose outcome is another one at the `vxlan` device, where the stack cuts the packet.
+pub const CUT_BY_UDP: &str = "a UDP length that cuts the inner packet";
+
 /// One packet.
 #[derive(Clone, Debug)]
 pub struct Case {
@@ -96,6 +99,10 @@ pub fn header_table() -> Vec<Case> {
     use Fate::{Delivered, DeliveredReserved, Dropped, Stack};
     let right = outer().around(&inner());
     let vxlan = |bytes: [u8; VXLAN]| Outer { vxlan: bytes, ..outer() }.around(&inner());
+    let mut wrong_sum = right.clone();
+    wrong_sum[ETH + 10] ^= 1;
+    let mut forged_sum = from(&SWITCH).around(&inner());
+    forged_sum[ETH + 12..ETH + 16].copy_from_slice(&HOST_A.vtep.octets());
     let mut wrong_checksum = outer().around_with_checksum(&inner());
     wrong_checksum[ETH + IPV4 + 6] ^= 0x55;
     let mut table = vec![
@@ -154,12 +161,15 @@ pub fn header_table() -> Vec<Case> {
             bent(right.clone(), ETH + IPV4 + 4, &(right.len() as u16 - 33).to_be_bytes()),
             Dropped(D::BadOuter),
         ),
+        case("a wrong outer IP checksum", wrong_sum, Dropped(D::BadOuter)),
+        case("another sender than the outer IP checksum says", forged_sum, Dropped(D::BadOuter)),
+        case(CUT_BY_UDP, bent(right.clone(), ETH + IPV4 + 4, &[0, 50]), Dropped(D::BadOuter)),
         case("an IP length of 0", bent(right.clone(), ETH + 2, &[0, 0]), Dropped(D::BadOuter)),
-        case("a UDP length of 0", bent(right.clone(), ETH + IPV4 + 4, &[0, 0]), Dropped(D::Short)),
+        case("a UDP length of 0", bent(right.clone(), ETH + IPV4 + 4, &[0, 0]), Dropped(D::BadOuter)),
         case(
             "a UDP length that covers no inner frame",
             bent(right.clone(), ETH + IPV4 + 4, &[0, 29]),
-            Dropped(D::Short),
+            Dropped(D::BadOuter),
         ),
         case("TCP to the port of VXLAN", bent(right.clone(), ETH + 9, &[6]), Stack(Action::NotOurs)),
         case("a VLAN tag outside", tagged(&right), Stack(Action::NotOurs)),

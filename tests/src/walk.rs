@@ -9,16 +9,14 @@ use std::{
     io::Write as _,
     net::IpAddr,
     process::{Command, Stdio},
-    time::Duration,
 };
 
 use aya::{
-    Ebpf, EbpfLoader, Pod, TestRun, TestRunAttrs, TestRunOptions,
+    Ebpf, Pod, TestRun, TestRunOptions,
     maps::{Array, HashMap, LpmTrie, MapData, lpm_trie},
     programs::{Program, TcAttachType},
 };
 use fabric_agent::{
-    dataplane::OBJECT,
     model::Cluster,
     plan::{
         desired::{NodeFacts, PlanSettings, Rows, Tables, UplinkFacts},
@@ -29,7 +27,7 @@ use fabric_api::Object;
 use fabric_common::{
     abi::{self, program},
     node::NodeValue,
-    settings::{Settings, global},
+    settings::Settings,
     source::{SourcePrefix, SourceValue},
 };
 use nix::{
@@ -41,13 +39,12 @@ use nix::{
 use crate::{
     cast::{self, Container, HOSTS, Host, UNDERLAY_MTU, VXLAN_PORT},
     frame,
-    ledger::{Changes, Entry, Ledger, SLOTS},
+    ledger::{Changes, Entry, Ledger},
+    load::{Globals, load},
 };
 
 /// Events a second: more than any walk has drops.
 const EVENTS_PER_SECOND: u32 = 1_000_000_000;
-/// How long the stack may take for a frame: it is done in the same call, but for what it leaves to the next softirq.
-const SETTLE: Duration = Duration::from_millis(10);
 /// Room for what a program adds to a frame.
 const HEADROOM: usize = 256;
 
@@ -158,54 +155,6 @@ pub fn ip(lines: &[String]) {
     assert!(status.success(), "ip failed at one of {lines:?}");
 }
 
-/// Load-time globals.
-#[derive(Clone, Copy, Debug)]
-pub struct Globals {
-    /// Whether an inner packet of another family can be taken out.
-    pub cross_family: bool,
-    /// Whether decisions are logged.
-    pub debug: bool,
-}
-
-impl Default for Globals {
-    fn default() -> Self {
-        Self { cross_family: true, debug: false }
-    }
-}
-
-impl Globals {
-    /// Every combination.
-    pub const ALL: [Self; 4] = [
-        Self { cross_family: false, debug: false },
-        Self { cross_family: false, debug: true },
-        Self { cross_family: true, debug: false },
-        Self { cross_family: true, debug: true },
-    ];
-}
-
-/// Loads the object and all of its programs through the verifier.
-pub fn load(globals: Globals) -> Ebpf {
-    let (cross_family, debug) = (u32::from(globals.cross_family), u32::from(globals.debug));
-    let mut ebpf = EbpfLoader::new()
-        .override_global(global::CROSS_FAMILY, &cross_family, true)
-        .override_global(global::DEBUG, &debug, true)
-        .map_max_entries(abi::PORT_COUNTERS.name, SLOTS)
-        .load(OBJECT)
-        .unwrap_or_else(|error| panic!("the object does not load with {globals:?}: {error:?}"));
-    for name in program::ALL {
-        let program = ebpf.program_mut(name).unwrap_or_else(|| panic!("the object has no program {name}"));
-        let loaded = if let Program::Xdp(xdp) = program {
-            xdp.load()
-        } else if let Program::SchedClassifier(tc) = program {
-            tc.load()
-        } else {
-            panic!("{name} is for another hook")
-        };
-        loaded.unwrap_or_else(|error| panic!("the verifier refuses {name} with {globals:?}: {error:?}"));
-    }
-    ebpf
-}
-
 /// What a program wants done with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -270,6 +219,13 @@ pub struct Gso {
 pub struct Place {
     program: &'static str,
     ifindex: u32,
+}
+
+impl Place {
+    /// Index of the interface.
+    pub fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
 }
 
 /// One host: programs, tables, interfaces.
@@ -379,10 +335,8 @@ impl Rig {
     pub fn run_uncounted(&mut self, place: Place, frame: &[u8], gso: Gso) -> (Verdict, Vec<u8>) {
         let mut out = vec![0; frame.len() + HEADROOM];
         let program = self.ebpf.program_mut(place.program).expect("it is loaded");
-        let (context, xdp) = match program {
-            Program::Xdp(_) => (xdp_md(frame.len(), place.ifindex), true),
-            _ => (sk_buff(place.ifindex, gso), false),
-        };
+        let xdp = matches!(program, Program::Xdp(_));
+        let context = if xdp { xdp_md(frame.len(), place.ifindex) } else { sk_buff(place.ifindex, gso) };
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
@@ -428,39 +382,6 @@ impl Rig {
     }
 }
 
-/// Gives frames to the kernel as if they had come in at an interface.
-pub struct Wire {
-    ebpf: Ebpf,
-    ifindex: u32,
-}
-
-impl Wire {
-    /// Into the uplink of a rig. What passes the frames on is our XDP program without any tables, to which nothing is its
-    /// own and everything passes.
-    pub fn into_uplink(rig: &Rig) -> Self {
-        Self { ebpf: load(Globals::default()), ifindex: rig.uplink().ifindex }
-    }
-
-    /// The same into a container's port.
-    pub fn into_port(rig: &Rig, container: &Container) -> Self {
-        Self { ebpf: load(Globals::default()), ifindex: rig.port(container).ifindex }
-    }
-
-    /// One frame. Returns when the kernel has had time for it.
-    pub fn inject(&mut self, frame: &[u8]) {
-        let Some(Program::Xdp(program)) = self.ebpf.program_mut(program::FROM_UPLINK_XDP) else {
-            panic!("{} is no XDP program", program::FROM_UPLINK_XDP)
-        };
-        let context = xdp_md(frame.len(), self.ifindex);
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(frame);
-        options.ctx_in = Some(&context);
-        options.attrs = TestRunAttrs::new().xdp_live_frames(1);
-        program.test_run(options).expect("Linux 5.18 or later injects frames");
-        std::thread::sleep(SETTLE);
-    }
-}
-
 fn fill<K: Pod, V: Pod>(ebpf: &mut Ebpf, name: &str, rows: &Rows<K, V>) {
     let map = ebpf.map_mut(name).unwrap_or_else(|| panic!("the object has no map {name}"));
     let mut map =
@@ -484,6 +405,6 @@ fn sk_buff(ifindex: u32, gso: Gso) -> Vec<u8> {
 }
 
 /// `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-fn xdp_md(length: usize, ifindex: u32) -> Vec<u8> {
+pub(crate) fn xdp_md(length: usize, ifindex: u32) -> Vec<u8> {
     [0, length as u32, 0, ifindex, 0, 0].iter().flat_map(|word: &u32| word.to_ne_bytes()).collect()
 }

@@ -16,7 +16,7 @@ use fabric_common::{
     abi::{self, MapKind, MapSpec, program},
     settings::global,
 };
-use fabric_tests::walk::{Globals, load};
+use fabric_tests::load::{Globals, load};
 
 /// Program, then configuration, to instructions that the verifier may look at.
 type Budgets = BTreeMap<String, BTreeMap<String, u32>>;

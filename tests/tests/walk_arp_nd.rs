@@ -238,6 +238,7 @@ fn discovery_that_needs_no_answer_is_absorbed() {
     let dad = |target| Ask { src: Ipv6Addr::UNSPECIFIED, option: false, ..ask(target) }.frame();
     absorbed(&mut rig, "an address of nobody", &ask(NOBODY_V6).frame());
     absorbed(&mut rig, "a probe for an address of nobody", &dad(NOBODY_V6));
+    absorbed(&mut rig, "an IPv4 address", &ask(CB1.v4.to_ipv6_mapped()).frame());
     absorbed(&mut rig, "a probe for its own address", &dad(CA1.v6));
     absorbed(&mut rig, "a probe for its own link-local address", &dad(CA1.link_local()));
     for src in [CA1.v6, CA1.link_local()] {

@@ -26,7 +26,7 @@ pub(crate) fn build() -> Result<()> {
 /// As [`build`].
 pub(crate) fn build_all() -> Result<()> {
     build()?;
-    build_step("tests", &["test", "--no-run", "--workspace", "--exclude=fabric-ebpf"])
+    build_step("tests", &["test", "--no-run", "--workspace"])
 }
 
 fn build_step(name: &str, args: &[&str]) -> Result<()> {

@@ -157,8 +157,14 @@ pub(crate) fn run_quiet(command: &mut Command, progress: impl Fn(&str)) -> Resul
         let Ok(line) = line else { break };
         let short: String = line.trim().chars().take(60).collect();
         progress(&short);
-        errors.push_str(&line);
-        errors.push('\n');
+        // Cargo's progress says nothing about a failure.
+        if !["Checking ", "Compiling ", "Downloaded ", "Downloading "]
+            .iter()
+            .any(|word| line.trim_start().starts_with(word))
+        {
+            errors.push_str(&line);
+            errors.push('\n');
+        }
     }
     let status = child.wait()?;
     let output = reader.join().unwrap_or_default();

@@ -97,6 +97,17 @@ pub struct Settings {
     /// Drop events a second and CPU; 0 turns them off, counters stay exact [default: 100]
     #[arg(long, global = true, value_name = "N", env = "FABRIC_EVENTS_PER_SECOND")]
     pub events_per_second: Option<u32>,
+    /// Load the programs with their log on, for those who work on them: a line for every drop
+    #[arg(
+        long,
+        global = true,
+        hide = true,
+        value_name = "BOOL",
+        env = "FABRIC_DEBUG_DATAPLANE",
+        num_args = 0..=1,
+        default_missing_value = "true"
+    )]
+    pub debug_dataplane: Option<bool>,
     /// Sizes of maps, by name. In the file only.
     #[arg(skip)]
     pub maps: BTreeMap<String, u64>,
@@ -122,6 +133,7 @@ impl Settings {
             docker_plugin: self.docker_plugin.or(other.docker_plugin),
             metrics: self.metrics.or(other.metrics),
             events_per_second: self.events_per_second.or(other.events_per_second),
+            debug_dataplane: self.debug_dataplane.or(other.debug_dataplane),
             maps: if self.maps.is_empty() { other.maps } else { self.maps },
         }
     }

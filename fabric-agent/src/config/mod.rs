@@ -64,6 +64,8 @@ pub struct Config {
     pub maps: BTreeMap<&'static str, u32>,
     /// Drop events a second and CPU; 0 turns them off.
     pub events_per_second: u32,
+    /// Whether the programs log every drop.
+    pub debug_dataplane: bool,
 }
 
 impl Config {
@@ -110,6 +112,7 @@ impl Config {
             bpffs: absolute("bpffs", settings.bpffs.unwrap_or_else(|| DEFAULT_BPFFS.into()))?,
             maps: maps::check(&settings.maps)?,
             events_per_second,
+            debug_dataplane: settings.debug_dataplane.unwrap_or(false),
         })
     }
 

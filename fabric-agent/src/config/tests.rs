@@ -122,3 +122,12 @@ fn subcommands_take_the_flags_behind_them() {
     assert_eq!(args.command, Some(Command::Cleanup { purge: false }));
     assert_eq!(args.settings.bpffs, Some(PathBuf::from("/sys/fs/bpf/x")));
 }
+
+#[test]
+fn the_programs_log_only_where_it_is_asked_for() {
+    let debug = |text: &[&str]| Config::check(args(text).settings).unwrap().debug_dataplane;
+    assert!(!debug(&["--node", "n1"]));
+    assert!(debug(&["--node", "n1", "--debug-dataplane"]));
+    assert!(debug(&["--node", "n1", "--debug-dataplane", "true"]));
+    assert!(!debug(&["--node", "n1", "--debug-dataplane", "false"]));
+}

@@ -46,20 +46,23 @@ impl Counters {
         Ok(Self { maps: Arc::new(opened) })
     }
 
-    /// Makes a row of `drops` for every pair, so that the programs only count; values that are there stay.
-    pub(super) fn fill_drops(&self) -> Result<(), DataplaneError> {
+    /// Makes a row of `drops` for every pair, so that the programs only count; values that are there stay. Returns the
+    /// pairs whose row was missing.
+    pub(super) fn fill_drops(&self) -> Result<Vec<(Hook, DropReason)>, DataplaneError> {
         let raw_map = self.maps.all.iter().find(|(spec, _)| spec.name == abi::DROPS.name);
-        let Some((spec, data)) = raw_map else { return Ok(()) };
+        let Some((spec, data)) = raw_map else { return Ok(Vec::new()) };
         let raw = maps::raw(spec, data)?;
         let error = DataplaneError::map(abi::DROPS.name, "fill it");
+        let mut missing = Vec::new();
         for (hook, reason) in pairs(Hook::ALL, DropReason::ALL) {
             let key = DropKey::new(hook, reason);
             if raw.lookup(zerocopy::IntoBytes::as_bytes(&key)).map_err(&error)?.is_none() {
                 let zero = vec![0; raw.value_size()];
                 raw.update(zerocopy::IntoBytes::as_bytes(&key), &zero).map_err(&error)?;
+                missing.push((hook, reason));
             }
         }
-        Ok(())
+        Ok(missing)
     }
 
     /// Every drop and action of every hook, zeros included, in the order of hooks and then numbers.
@@ -81,7 +84,7 @@ impl Counters {
     pub fn drop_tally(&self, hook: Hook, reason: DropReason) -> Result<Tally, DataplaneError> {
         match self.maps.drops.get(&DropKey::new(hook, reason), 0) {
             Ok(values) => Ok(sum(&values)),
-            // A row removed by hand: nothing is counted until the next start.
+            // A row removed by hand: nothing is counted until the next repair.
             Err(MapError::KeyNotFound) => Ok(Tally { packets: 0, bytes: 0 }),
             Err(error) => Err(failed(&abi::DROPS, "read it")(error)),
         }

@@ -57,6 +57,14 @@ pub use self::{
 };
 use crate::plan::desired::Attachment;
 
+/// Refuses to go on without the capabilities that everything here needs.
+///
+/// # Errors
+/// Names those that are missing.
+pub fn check_privileges() -> Result<(), DataplaneError> {
+    features::check_privileges()
+}
+
 /// The eBPF object, as built by `build.rs`, aligned for parsing.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fabric"));
 
@@ -69,7 +77,7 @@ pub struct Options {
     pub sizes: BTreeMap<String, u32>,
     /// Whether uplinks get the XDP stage.
     pub uplink_mode: UplinkMode,
-    /// Load the programs with logging on; see [`Dataplane::take_logger`].
+    /// Load the programs with logging on, which costs every dropped packet time; see [`Dataplane::take_logger`].
     pub debug: bool,
     /// How TC programs are attached; [`TcMode::Auto`] but in tests.
     pub tc: TcMode,
@@ -82,6 +90,7 @@ pub struct Dataplane {
     programs: BTreeMap<&'static str, u32>,
     maps: OpenMaps,
     tables: TableSet,
+    counters: Counters,
     links: Links,
     kernel: KernelFeatures,
     logger: Option<Logger>,
@@ -112,6 +121,7 @@ impl Dataplane {
             programs: loaded.programs,
             maps: loaded.maps,
             tables,
+            counters,
             links,
             kernel,
             logger: loaded.logger,
@@ -156,12 +166,16 @@ impl Dataplane {
         self.links.mode(ifindex)
     }
 
-    /// Brings back pins of maps, programs and links that were removed while this process had them open, removes links
-    /// whose interface is gone or that were detached by hand. Returns one sentence for each.
+    /// Brings back pins of maps, programs and links that were removed while this process had them open, and rows of
+    /// `drops`; removes links whose interface is gone or that were detached by hand. Returns one sentence for each.
     pub fn repair(&mut self) -> Result<Vec<String>, DataplaneError> {
         let mut done = self.maps.repair()?;
         done.extend(loader::repair_programs(&self.directory, &mut self.ebpf)?);
         done.extend(self.links.repair(&self.directory)?);
+        let rows = self.counters.fill_drops()?.into_iter();
+        done.extend(rows.map(|(hook, reason)| {
+            format!("map row drops {{hook {}, reason {}}}", hook.as_str(), reason.as_str())
+        }));
         Ok(done)
     }
 

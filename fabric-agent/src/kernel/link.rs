@@ -29,6 +29,8 @@ pub struct Link {
     pub peer: u32,
     /// Whether it is set up (administratively).
     pub up: bool,
+    /// Whether it has a carrier: of a veth, whether both sides are up.
+    pub running: bool,
     /// Whether it is the loopback interface.
     pub loopback: bool,
     /// Of a `vxlan` device: its settings that matter to us.
@@ -59,6 +61,7 @@ impl Default for Link {
             mac: Mac::ZERO,
             peer: 0,
             up: false,
+            running: false,
             loopback: false,
             vxlan: None,
         }
@@ -157,6 +160,7 @@ fn from_message(message: &LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
         up: flags.contains(LinkFlags::Up),
+        running: flags.contains(LinkFlags::LowerUp),
         loopback: flags.contains(LinkFlags::Loopback),
         ..Link::default()
     };

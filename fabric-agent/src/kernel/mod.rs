@@ -43,6 +43,22 @@ pub enum KernelError {
         /// Path of the namespace.
         path: String,
     },
+    /// The namespace of a container can't be opened.
+    #[error("its namespace {path} can't be opened: {source}")]
+    NamespaceClosed {
+        /// Path of the namespace.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A veth leads to a namespace that is there, but not where it was found before.
+    #[error(
+        "its interface exists, but its namespace can't be opened at {path} to set it up; detach it and attach it again by a path that exists"
+    )]
+    OutOfReach {
+        /// Path of the namespace.
+        path: String,
+    },
     /// A path that is not a network namespace.
     #[error("{path} is not a network namespace; give a path like /run/netns/NAME or /proc/PID/ns/net")]
     NotANamespace {
@@ -88,9 +104,10 @@ impl KernelError {
     /// The kernel's error number, where there is one.
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Self::Refused { source, .. } => source.raw_os_error(),
+            Self::Refused { source, .. } | Self::NamespaceClosed { source, .. } => source.raw_os_error(),
             Self::Netlink { .. }
             | Self::NamespaceGone { .. }
+            | Self::OutOfReach { .. }
             | Self::NotANamespace { .. }
             | Self::InterfaceExists { .. }
             | Self::Elsewhere { .. }
@@ -99,6 +116,11 @@ impl KernelError {
             | Self::VtepNotFound(_)
             | Self::Unusable(_) => None,
         }
+    }
+
+    /// Whether a container's namespace could not be opened by its path, or is another one there now.
+    pub fn is_unreachable_namespace(&self) -> bool {
+        matches!(self, Self::NamespaceGone { .. } | Self::NamespaceClosed { .. })
     }
 
     /// Whether the object that was to be changed does not exist.

@@ -35,7 +35,7 @@ impl Netns {
         let file = File::open(path).map_err(|error| {
             match error.raw_os_error().map(nix::errno::Errno::from_raw) {
                 Some(nix::errno::Errno::ENOENT | nix::errno::Errno::ESRCH) => gone(),
-                _ => KernelError::Refused { what: format!("opening the namespace {path}"), source: error },
+                _ => KernelError::NamespaceClosed { path: path.to_owned(), source: error },
             }
         })?;
         let not_one = || KernelError::NotANamespace { path: path.to_owned() };

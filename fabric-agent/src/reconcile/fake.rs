@@ -37,6 +37,10 @@ pub(super) struct World {
     pub(super) journal: Vec<String>,
     /// Steps whose names begin like this fail.
     pub(super) fail: Option<&'static str>,
+    /// The containers' namespaces can't be opened by their paths.
+    pub(super) out_of_reach: bool,
+    /// There is no room for rows of gateways and nodes in `endpoints`.
+    pub(super) no_gateways: bool,
     /// Writing steps that still succeed before everything fails, as if the agent had died.
     pub(super) lives: Option<u32>,
     next: u32,
@@ -150,10 +154,17 @@ impl Links for Fake {
     fn container_side_up<'a>(
         &'a mut self,
         port: &'a PortLink,
-        _: u32,
+        host: u32,
     ) -> BoxFuture<'a, Result<(), KernelError>> {
-        let done = self.world().step(format!("container up {}", port.endpoint));
-        ready(done.or_else(refuse))
+        let mut world = self.world();
+        if world.out_of_reach {
+            return ready(Err(KernelError::NamespaceGone { path: port.netns.clone() }));
+        }
+        if let Err(text) = world.step(format!("container up {}", port.endpoint)) {
+            return ready(refuse(text));
+        }
+        world.links.iter_mut().filter(|found| found.index == host).for_each(|found| found.running = true);
+        ready(Ok(()))
     }
 
     fn delete(&mut self, ifindex: u32) -> BoxFuture<'_, Result<(), KernelError>> {
@@ -181,8 +192,14 @@ impl Datapath for Fake {
         let mut world = self.world();
         match world.step(format!("rows +{}", rows::names(rows))) {
             Ok(()) => {
-                rows::merge(&mut world.tables, rows);
-                Vec::new()
+                let mut rows = rows.clone();
+                let before = rows.endpoints.len();
+                if world.no_gateways {
+                    rows.endpoints.retain(|_, value| value.flags == 0);
+                }
+                let full = before != rows.endpoints.len();
+                rows::merge(&mut world.tables, &rows);
+                full.then(|| DataplaneError::Full { map: "endpoints", limit: 1 }).into_iter().collect()
             }
             Err(text) => vec![DataplaneError::Object(text)],
         }

@@ -131,7 +131,8 @@ impl Kernel for Handle {
 
     fn state(&self, kind: &str, name: &str) -> Option<(State, String)> {
         let published = self.shared.published.read().unwrap_or_else(PoisonError::into_inner);
-        published.report.iter().find(|((k, n), _)| *k == kind && n == name).map(|(_, state)| state.clone())
+        let kind = *["Network", "Node", "Endpoint"].iter().find(|known| **known == kind)?;
+        published.report.get(&(kind, name.to_owned())).cloned()
     }
 
     fn facts(&self) -> NodeFacts {

@@ -1,6 +1,8 @@
 //! The one owner of the kernel's state. It makes maps, programs and links equal to what is planned from the store and
 //! from this node's facts, again and again: when the store changes, when the kernel reports that a link, an address or
-//! a route changed, when asked to, and every few seconds to find what was changed behind its back.
+//! a route changed, when asked to, and every second to find what was changed behind its back (less often where looking
+//! takes long, see [`pace`]). Notifications of its own writes are not told from others: dropping one of somebody else's
+//! would be worse than a pass that finds nothing to do.
 //!
 //! Nothing is deleted before the store was read and the manifests were scanned once ([`Handle::sources_ready`]), so
 //! that an agent that starts takes nothing down that its predecessor left running. What fails stays wanted and is
@@ -8,16 +10,22 @@
 
 mod account;
 mod drivers;
+mod errors;
 #[cfg(test)]
 mod fake;
 mod handle;
+mod pace;
 mod pass;
+mod ports;
 mod report;
 mod rows;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::{mpsc, watch};
 
@@ -27,16 +35,12 @@ pub use self::{
 };
 use self::{
     handle::Shared,
+    pace::Pace,
     pass::{Engine, Mode},
 };
 use crate::{
     dataplane::Counters, kernel::KernelError, model::Cluster, plan::desired::PlanSettings, store::Store,
 };
-
-/// How long to collect further reasons for a pass once there is one.
-const COALESCE: Duration = Duration::from_millis(3);
-/// How soon a failed pass is tried again, the first time.
-const FIRST_RETRY: Duration = Duration::from_millis(200);
 
 /// What the reconciler needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +49,7 @@ pub struct Settings {
     pub node: String,
     /// What planning needs.
     pub plan: PlanSettings,
-    /// How often the kernel is compared with what should be there.
+    /// How often the kernel is compared with what should be there; less often where that takes long.
     pub resync: Duration,
     /// The bpffs directory, for the status.
     pub bpffs: String,
@@ -56,10 +60,9 @@ pub struct Reconciler<L, D> {
     engine: Engine<L, D>,
     store: Arc<dyn Store>,
     shared: Arc<Shared>,
-    resync: Duration,
+    pace: Pace,
     triggered: mpsc::Receiver<()>,
     cluster: Option<(u64, Cluster)>,
-    failures: u32,
     /// Errors of the last pass, which were logged.
     said: Vec<String>,
 }
@@ -82,51 +85,44 @@ impl<L: Links, D: Datapath> Reconciler<L, D> {
         let (trigger, triggered) = mpsc::channel(1);
         let shared = Arc::new(Shared::new(trigger, counters, &settings, engine.facts.clone()));
         let handle = Handle::new(Arc::clone(&shared));
-        let resync = settings.resync;
-        Ok((
-            Self { engine, store, shared, resync, triggered, cluster: None, failures: 0, said: Vec::new() },
-            handle,
-        ))
+        let pace = Pace::new(settings.resync, Instant::now());
+        Ok((Self { engine, store, shared, pace, triggered, cluster: None, said: Vec::new() }, handle))
     }
 
     /// Runs until `stop` says true or is dropped. `changed` reports changes of links, addresses and routes. What was
     /// programmed stays.
     pub async fn run(mut self, mut changed: mpsc::Receiver<()>, mut stop: watch::Receiver<bool>) {
         let mut store = self.store.watch();
-        store.mark_changed();
         let mut full = true;
         loop {
+            // What is reported up to here is covered by the pass: it looks for itself.
+            store.mark_unchanged();
+            while changed.try_recv().is_ok() {}
+            full |= self.triggered.try_recv().is_ok();
+            let started = Instant::now();
             // A pass ends before the loop does: it is short, and half a pass helps nobody.
-            self.pass(full).await;
-            let wait = self.pause();
-            let store_gone = async |store: &mut watch::Receiver<u64>| {
-                if store.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            };
+            let success = self.pass(full).await;
+            self.pace.done(full, success, started, Instant::now());
+            let due = self.pace.due();
             full = tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return,
-                () = store_gone(&mut store) => false,
+                Ok(()) = store.changed() => false,
                 Some(()) = changed.recv() => false,
                 Some(()) = self.triggered.recv() => true,
-                () = tokio::time::sleep(wait) => true,
+                () = tokio::time::sleep_until(due.into()) => true,
             };
-            tokio::time::sleep(COALESCE).await;
-            while changed.try_recv().is_ok() {}
-            full |= self.triggered.try_recv().is_ok();
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return,
+                () = tokio::time::sleep_until(self.pace.not_before().into()) => {}
+            }
+            full |= Instant::now() >= due;
         }
     }
 
-    /// How long to wait when nothing happens: until the next comparison, or shorter after a failure.
-    fn pause(&self) -> Duration {
-        match self.failures {
-            0 => self.resync,
-            failures => (FIRST_RETRY * 2u32.saturating_pow(failures.min(16) - 1)).min(self.resync),
-        }
-    }
-
-    async fn pass(&mut self, full: bool) {
+    /// Whether everything succeeded.
+    async fn pass(&mut self, full: bool) -> bool {
         let ready = self.shared.sources_ready();
         let (revision, read) = match self.store.snapshot().await {
             Ok(snapshot) => {
@@ -135,13 +131,15 @@ impl<L: Links, D: Datapath> Reconciler<L, D> {
                 }
                 (snapshot.revision, None)
             }
-            Err(error) => (0, Some(error.to_string())),
+            // What was read last is still what is wanted.
+            Err(error) => {
+                (self.cluster.as_ref().map_or(0, |(revision, _)| *revision), Some(error.to_string()))
+            }
         };
         let Some((_, cluster)) = &self.cluster else {
             // Never read: nothing is known to be wanted, so nothing is done.
-            self.failures += 1;
             self.shared.publish_failure(read.into_iter().collect());
-            return;
+            return false;
         };
         let mode = Mode { in_sync: ready && read.is_none(), full };
         let report = self.engine.pass(cluster, mode).await;
@@ -152,7 +150,8 @@ impl<L: Links, D: Datapath> Reconciler<L, D> {
             tracing::warn!("{error}");
         }
         self.said.clone_from(&status.errors);
-        self.failures = if status.errors.is_empty() { 0 } else { self.failures.saturating_add(1) };
+        let success = status.errors.is_empty();
         self.shared.publish(&self.engine, report, status, mode.in_sync, revision);
+        success
     }
 }

@@ -7,11 +7,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fabric_common::abi::program;
-
 use super::{
     account::Account,
     drivers::{Datapath, Links, Observed},
+    errors::Errors,
     report::{self, Report},
     rows::{self, RowDeltas},
 };
@@ -40,44 +39,13 @@ pub(super) struct Engine<L, D> {
     pub(super) datapath: D,
     settings: PlanSettings,
     pub(super) facts: NodeFacts,
-    rows: RowDeltas,
-    attachments: DeltaTracker<Attachment, ()>,
+    pub(super) rows: RowDeltas,
+    pub(super) attachments: DeltaTracker<Attachment, ()>,
     /// Ports that were set up completely, as which they were, and their host side's index.
-    finished: BTreeMap<String, (PortLink, u32)>,
+    pub(super) finished: BTreeMap<String, (PortLink, u32)>,
     vxlan_made: bool,
     retired: bool,
     pub(super) account: Account,
-}
-
-/// What went wrong in a pass, by what it concerns.
-#[derive(Debug, Default)]
-pub(super) struct Errors {
-    /// The node as a whole.
-    pub(super) node: Vec<String>,
-    /// By endpoint.
-    pub(super) endpoints: BTreeMap<String, String>,
-    /// Rows could not be written: why.
-    pub(super) rows: Vec<String>,
-    /// Programs could not be attached: why, by interface.
-    pub(super) interfaces: BTreeMap<u32, String>,
-}
-
-impl Errors {
-    fn endpoint(&mut self, name: &str, error: &KernelError) {
-        self.endpoints.entry(name.to_owned()).or_insert_with(|| error.to_string());
-    }
-
-    /// All of them as sentences.
-    pub(super) fn sentences(&self) -> Vec<String> {
-        let endpoints = self.endpoints.iter().map(|(name, why)| format!("endpoint {name}: {why}"));
-        self.node
-            .iter()
-            .cloned()
-            .chain(self.rows.iter().cloned())
-            .chain(self.interfaces.values().cloned())
-            .chain(endpoints)
-            .collect()
-    }
 }
 
 impl<L: Links, D: Datapath> Engine<L, D> {
@@ -209,46 +177,6 @@ impl<L: Links, D: Datapath> Engine<L, D> {
         true
     }
 
-    async fn create_ports(&mut self, desired: &Desired, links: &[Link], errors: &mut Errors) -> bool {
-        let mut touched = false;
-        for (name, port) in &desired.ports {
-            let found =
-                links.iter().find(|link| link.endpoint() == Some(name) || link.name == port.host_ifname);
-            if let Some(link) = found {
-                let moved = self.finished.get(name).is_some_and(|(made, _)| !same_place(made, port));
-                if link.endpoint() == Some(name) && !moved {
-                    continue;
-                }
-                if link.endpoint() != Some(name) && !link.is_half_made() {
-                    errors
-                        .endpoints
-                        .insert(name.clone(), format!("an interface named {} exists already", link.name));
-                    continue;
-                }
-                // Begun by an agent that died before it could mark it, or made for another container of that name.
-                touched = true;
-                self.finished.remove(name);
-                if let Err(error) = self.links.delete(link.index).await {
-                    errors.endpoint(name, &error);
-                    continue;
-                }
-            }
-            let repair = self.finished.remove(name).is_some();
-            match self.links.create_port(port).await {
-                Ok(_) if repair => {
-                    self.account.repair(format!("veth {} of endpoint {name}", port.host_ifname))
-                }
-                Ok(_) => self.account.change(),
-                Err(error) => {
-                    errors.endpoint(name, &error);
-                    continue;
-                }
-            }
-            touched = true;
-        }
-        touched
-    }
-
     fn attach(&mut self, desired: &Desired, errors: &mut Errors) {
         let drifted: BTreeSet<Attachment> = match self.datapath.attachments() {
             Ok(found) => {
@@ -301,48 +229,6 @@ impl<L: Links, D: Datapath> Engine<L, D> {
         }
         errors.rows.extend(failed.iter().map(ToString::to_string));
         self.rows.account(&batch, &mut self.account);
-    }
-
-    /// Sets ports up whose programs and rows are in place.
-    async fn set_up(&mut self, cluster: &Cluster, desired: &Desired, links: &[Link], errors: &mut Errors) {
-        for (name, port) in &desired.ports {
-            let Some(link) = links.iter().find(|link| link.endpoint() == Some(name)) else { continue };
-            let attachment = Attachment { ifindex: link.index, program: program::FROM_CONTAINER };
-            let attached = self.attachments.actual().contains_key(&attachment);
-            if !attached || report::rows_pending(cluster, name, Some(link.index), &self.rows) {
-                continue;
-            }
-            let done =
-                self.finished.get(name).is_some_and(|(made, index)| made == port && *index == link.index);
-            if done && link.up && link.mtu == u32::from(port.mtu) {
-                continue;
-            }
-            if let Err(error) = self.set_up_port(port, link, done).await {
-                errors.endpoint(name, &error);
-            }
-        }
-        self.finished.retain(|name, _| desired.ports.contains_key(name));
-    }
-
-    async fn set_up_port(&mut self, port: &PortLink, link: &Link, done: bool) -> Result<(), KernelError> {
-        self.links.host_side_up(port, link).await?;
-        if done {
-            self.account.repair(format!("state of interface {}", port.host_ifname));
-            return Ok(());
-        }
-        match self.links.container_side_up(port, link.index).await {
-            Ok(()) => {
-                self.finished.insert(port.endpoint.clone(), (port.clone(), link.index));
-                Ok(())
-            }
-            Err(error) => {
-                // It is another container's, from before this agent started: the next pass makes the right one.
-                if matches!(error, KernelError::Elsewhere { .. }) {
-                    self.links.delete(link.index).await?;
-                }
-                Err(error)
-            }
-        }
     }
 
     async fn delete(&mut self, desired: &Desired, links: &[Link], errors: &mut Errors) {
@@ -400,9 +286,4 @@ impl<L: Links, D: Datapath> Engine<L, D> {
             Err(error) => errors.node.push(error.to_string()),
         }
     }
-}
-
-/// Whether a veth made for one is good for the other: the same interface in the same namespace.
-fn same_place(made: &PortLink, wanted: &PortLink) -> bool {
-    (made.netns_inode, &made.ifname, made.mac) == (wanted.netns_inode, &wanted.ifname, wanted.mac)
 }

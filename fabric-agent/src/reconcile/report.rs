@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use fabric_api::status::State;
 use fabric_common::{addr::Addr, endpoint::EndpointKey, fdb::FdbKey};
 
-use super::{pass::Errors, rows::RowDeltas};
+use super::{
+    errors::Errors,
+    rows::{Pending, RowDeltas},
+};
 use crate::{
     model::{Cluster, Endpoint},
     plan::{
@@ -27,12 +30,16 @@ pub(super) fn make(
     errors: &Errors,
 ) -> Report {
     let mut report = Report::new();
+    let unwritten = rows.pending();
     let why_rows = || errors.rows.first().cloned();
     let node_wide =
-        || errors.node.first().cloned().or_else(|| if rows.node_pending() { why_rows() } else { None });
+        || errors.node.first().cloned().or_else(|| if unwritten.node { why_rows() } else { None });
     for network in cluster.networks.values() {
-        let error = if rows.network_pending(network.vni.get()) { why_rows() } else { None };
-        report.insert(("Network", network.name.clone()), state(error, true));
+        let pending = unwritten.network(network.vni.get());
+        report.insert(
+            ("Network", network.name.clone()),
+            state(if pending { why_rows() } else { None }, !pending),
+        );
     }
     let ids = plan::node_ids(cluster, &facts.node);
     for node in cluster.nodes.values() {
@@ -43,9 +50,9 @@ pub(super) fn make(
     }
     for endpoint in cluster.endpoints.values() {
         let entry = if endpoint.node == facts.node {
-            local(cluster, endpoint, facts, rows, finished, errors)
+            local(cluster, endpoint, facts, (rows, &unwritten), finished, errors)
         } else {
-            let pending = rows_pending(cluster, &endpoint.name, None, rows);
+            let pending = rows_pending(cluster, &endpoint.name, None, rows, &unwritten);
             state(if pending { why_rows() } else { None }, !pending)
         };
         report.insert(("Endpoint", endpoint.name.clone()), entry);
@@ -61,14 +68,14 @@ fn local(
     cluster: &Cluster,
     endpoint: &Endpoint,
     facts: &NodeFacts,
-    rows: &RowDeltas,
+    (rows, unwritten): (&RowDeltas, &Pending),
     finished: &BTreeSet<&str>,
     errors: &Errors,
 ) -> (State, String) {
     let ifindex = facts.ports.get(&endpoint.name).copied();
     let mut error = errors.endpoints.get(&endpoint.name).cloned();
     error = error.or_else(|| errors.interfaces.get(&ifindex?).cloned());
-    if error.is_none() && rows_pending(cluster, &endpoint.name, ifindex, rows) {
+    if error.is_none() && rows_pending(cluster, &endpoint.name, ifindex, rows, unwritten) {
         error = errors.rows.first().cloned();
     }
     let ready = finished.contains(endpoint.name.as_str());
@@ -88,14 +95,20 @@ fn state(error: Option<String>, ready: bool) -> (State, String) {
 }
 
 /// Whether a row that an endpoint needs is not written.
-pub(super) fn rows_pending(cluster: &Cluster, name: &str, ifindex: Option<u32>, rows: &RowDeltas) -> bool {
+pub(super) fn rows_pending(
+    cluster: &Cluster,
+    name: &str,
+    ifindex: Option<u32>,
+    rows: &RowDeltas,
+    unwritten: &Pending,
+) -> bool {
     let Some(endpoint) = cluster.endpoints.get(name) else { return true };
     let Some(network) = cluster.networks.get(&endpoint.network) else { return true };
     let vni = network.vni.get();
     let own = endpoint.addresses.iter().map(|address| Addr::from(*address));
     let keys: Vec<EndpointKey> =
         own.chain([endpoint.mac.link_local()]).map(|addr| EndpointKey { vni, addr }).collect();
-    rows.node_pending()
-        || rows.network_pending(vni)
+    unwritten.node
+        || unwritten.network(vni)
         || rows.endpoint_pending(&keys, FdbKey::new(vni, endpoint.mac), ifindex)
 }

@@ -178,17 +178,37 @@ row_deltas! {
     fdb: FdbKey => FdbValue,
 }
 
-impl RowDeltas {
-    /// Whether a row that the node as a whole needs is not written.
-    pub(super) fn node_pending(&self) -> bool {
-        !self.settings.upserts().is_empty()
-            || !self.uplinks.upserts().is_empty()
-            || !self.local_vteps.upserts().is_empty()
-    }
+/// Rows that many objects need and that are not written.
+pub(super) struct Pending {
+    /// One that the node as a whole needs.
+    pub(super) node: bool,
+    /// VNIs of networks whose own rows, gateways and node addresses among them, are not all written.
+    networks: BTreeSet<u32>,
+}
 
-    /// Whether a network's own row is not written.
-    pub(super) fn network_pending(&self, vni: u32) -> bool {
-        self.networks.is_pending(&vni)
+impl Pending {
+    /// Whether a network's own rows are not all written.
+    pub(super) fn network(&self, vni: u32) -> bool {
+        self.networks.contains(&vni)
+    }
+}
+
+impl RowDeltas {
+    /// Looks through everything that is not written.
+    pub(super) fn pending(&self) -> Pending {
+        let own = |key: &EndpointKey| self.endpoints.tracker.desired().get(key).is_some_and(|v| v.flags != 0);
+        let mut networks: BTreeSet<u32> =
+            self.networks.tracker.pending_upserts().map(|(vni, _)| *vni).collect();
+        networks.extend(self.members.tracker.pending_upserts().map(|(key, _)| key.vni));
+        let endpoints = self.endpoints.tracker.pending_upserts().map(|(key, _)| key);
+        let sources = self.sources.tracker.pending_upserts().map(|(key, _)| key);
+        networks.extend(endpoints.chain(sources).filter(|key| own(key)).map(|key| key.vni));
+        let routers = self.fdb.tracker.pending_upserts().filter(|(_, value)| value.flags != 0);
+        networks.extend(routers.map(|(key, _)| key.vni));
+        let node = self.settings.tracker.pending_upserts().next().is_some()
+            || self.uplinks.tracker.pending_upserts().next().is_some()
+            || self.local_vteps.tracker.pending_upserts().next().is_some();
+        Pending { node, networks }
     }
 
     /// Whether a node's own row is not written.

@@ -197,3 +197,50 @@ async fn a_veth_that_was_deleted_comes_back_as_one_repair() {
     assert!(engine.account.status().last_repairs[0].starts_with("veth fab"));
     assert_eq!(fake.world().tables.ports.len(), 1);
 }
+
+#[tokio::test]
+async fn a_container_that_can_not_be_found_by_its_path_any_more_goes_on() {
+    let fake = Fake::default();
+    engine(&fake).pass(&cluster(&["web"]), SYNCED).await;
+    fake.world().out_of_reach = true;
+    fake.world().journal.clear();
+    let mut successor = engine(&fake);
+    let report = successor.pass(&cluster(&["web"]), SYNCED).await;
+    assert_eq!(state(&report, "web"), State::Ready, "{report:?}");
+    assert!(successor.account.status().errors.is_empty());
+    assert!(
+        fake.world().journal.iter().all(|step| !step.starts_with("delete")),
+        "{:?}",
+        fake.world().journal
+    );
+}
+
+#[tokio::test]
+async fn a_container_that_was_never_set_up_and_is_out_of_reach_is_reported() {
+    let fake = Fake::default();
+    fake.world().out_of_reach = true;
+    let mut engine = engine(&fake);
+    let report = engine.pass(&cluster(&["web"]), SYNCED).await;
+    let (state, reason) = &report[&("Endpoint", "web".to_owned())];
+    assert_eq!(*state, State::Degraded);
+    assert!(reason.contains("can't be opened at /run/netns/web"), "{reason}");
+    fake.world().out_of_reach = false;
+    let report = engine.pass(&cluster(&["web"]), SYNCED).await;
+    assert_eq!(report[&("Endpoint", "web".to_owned())].0, State::Ready);
+}
+
+#[tokio::test]
+async fn a_port_is_not_set_up_before_its_network_has_its_gateway() {
+    let fake = Fake::default();
+    fake.world().no_gateways = true;
+    let mut engine = engine(&fake);
+    let report = engine.pass(&cluster(&["web"]), SYNCED).await;
+    let (state, reason) = &report[&("Endpoint", "web".to_owned())];
+    assert_eq!(*state, State::Degraded);
+    assert!(reason.contains("map `endpoints` is full"), "{reason}");
+    assert_eq!(report[&("Network", "blue".to_owned())].0, State::Degraded);
+    assert!(fake.world().journal.iter().all(|step| !step.contains(" up ")), "{:?}", fake.world().journal);
+    fake.world().no_gateways = false;
+    let report = engine.pass(&cluster(&["web"]), SYNCED).await;
+    assert_eq!(report[&("Endpoint", "web".to_owned())].0, State::Ready);
+}

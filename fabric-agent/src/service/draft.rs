@@ -15,6 +15,8 @@ use crate::{
 mod endpoint;
 mod network;
 
+pub(super) use endpoint::Announced;
+
 /// Kind and name.
 pub(super) type Key = (String, String);
 

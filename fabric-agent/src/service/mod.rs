@@ -18,6 +18,7 @@ pub mod kernel;
 mod netns;
 mod owner;
 mod read;
+mod replace;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -25,11 +26,12 @@ mod write;
 pub use error::{ErrorKind, ServiceError};
 pub use kernel::Kernel;
 pub use owner::Owner;
-pub use write::Replaced;
+pub use replace::Replaced;
 
 use crate::store::Store;
 
-/// How long an attach waits for the kernel before it is undone.
+/// How long a request waits for the kernel. An attach is undone after it; others are answered, and their state says
+/// that they are pending.
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the service needs to know of this node.

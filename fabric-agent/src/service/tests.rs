@@ -319,3 +319,56 @@ async fn what_the_agent_sets_is_refused_from_outside() {
     net.metadata.owner = "docker".to_owned();
     assert!(b.service.create_network(&Owner::cli(), net).await.is_err());
 }
+
+#[tokio::test]
+async fn one_list_of_all_hosts_objects_fits_this_host() {
+    let b = bench();
+    let files = Owner::manifests(std::path::Path::new("/etc/m"));
+    blue(&b, "10.1.0.0/24").await;
+    let web = attach(&b, "web", "").await.unwrap();
+    let address = web.spec.addresses[0].to_string();
+    let list = |web: Object| vec![node("n1"), node("n2"), web, remote("far", "n2", "10.1.0.99")];
+    let replaced = b.service.replace_owned(&files, list(remote("web", "n1", &address)), true).await.unwrap();
+    assert!(replaced.problems.is_empty(), "{:?}", replaced.problems);
+    assert_eq!(replaced.applied.len(), 3, "the endpoint is none of the list's");
+    assert_eq!(b.service.endpoint("web").await.unwrap().metadata.owner, "cli");
+    let told = |name: &'static str, address: &str| {
+        let list = list(remote(name, "n1", address));
+        let service = b.service.clone();
+        let files = files.clone();
+        async move { service.replace_owned(&files, list, true).await.unwrap().problems }
+    };
+    let problems = told("web", "10.1.0.77").await;
+    assert!(problems.len() == 1 && problems[0].contains("with another address"), "{problems:?}");
+    let problems = told("db", "10.1.0.77").await;
+    assert!(problems.len() == 1 && problems[0].contains("endpoint db: it is not attached"), "{problems:?}");
+    b.service.detach_endpoint(&Owner::cli(), "web").await.unwrap();
+    assert_eq!(told("web", &address).await.len(), 1);
+    assert!(b.service.endpoint("web").await.is_err(), "a declaration attaches nothing");
+}
+
+#[tokio::test]
+async fn few_wrong_ones_among_many_are_found() {
+    let b = bench();
+    let files = Owner::manifests(std::path::Path::new("/etc/m"));
+    let mut list = vec![Object::Network(network("blue", "10.1.0.0/16")), node("n2")];
+    list.extend((0..300).map(|i| remote(&format!("r{i:03}"), "n2", &format!("10.1.1.{}", 1 + i % 250))));
+    list.push(remote("lost", "n9", "10.1.2.1"));
+    let replaced = b.service.replace_owned(&files, list, true).await.unwrap();
+    assert_eq!((replaced.applied.len(), replaced.problems.len()), (252, 51));
+    assert!(replaced.problems.iter().any(|p| p.contains("node n9 is not declared")));
+    let order: Vec<_> = replaced.applied.iter().map(|a| a.name.as_str()).take(4).collect();
+    assert_eq!(order, ["blue", "n2", "r000", "r001"], "the first of two that want one address has it");
+}
+
+#[tokio::test]
+async fn requests_are_answered_even_if_the_kernel_is_not() {
+    let b = bench();
+    b.fake.hangs.store(true, Ordering::Relaxed);
+    let begun = std::time::Instant::now();
+    blue(&b, "10.1.0.0/24").await;
+    b.service.apply(&Owner::cli(), vec![node("n2")]).await.unwrap();
+    b.service.delete_network(&Owner::cli(), "blue").await.unwrap();
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(600) && took < Duration::from_secs(20), "{took:?}");
+}

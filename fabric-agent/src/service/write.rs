@@ -12,44 +12,38 @@ use super::{
 /// How often a transaction is tried again after somebody else changed an entry at the same time.
 const TRIES: usize = 16;
 
-/// What [`Service::replace_owned`] did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Replaced {
-    /// One per object that stands.
-    pub applied: Vec<Applied>,
-    /// Kind and name of objects that were removed.
-    pub removed: Vec<(String, String)>,
-    /// One sentence per object that was refused; it stays as it was before.
-    pub problems: Vec<String>,
-}
-
 impl Service {
-    /// Creates a network; what the request leaves open is chosen. The answer is the network as stored.
+    /// Creates a network; what the request leaves open is chosen. The answer is the network as stored, once the kernel
+    /// has it or has failed to take it, which its state says.
     ///
     /// # Errors
     /// The name or VNI is taken, or a field is wrong.
     pub async fn create_network(&self, owner: &Owner, network: Network) -> Result<Network, ServiceError> {
         let name = network.metadata.name.clone();
         let object = Object::Network(network);
-        self.transact(|draft| {
-            draft.must_be_absent(&object)?;
-            draft.put(owner, object.clone())?;
-            draft.validate()
-        })
-        .await?;
+        let ((), revision) = self
+            .transact(|draft| {
+                draft.must_be_absent(&object)?;
+                draft.put(owner, object.clone())?;
+                draft.validate()
+            })
+            .await?;
+        self.settle(revision).await;
         self.network(&name).await
     }
 
-    /// Removes a network that has no endpoints.
+    /// Removes a network that has no endpoints, and waits until the kernel has forgotten it.
     ///
     /// # Errors
     /// Not there, another owner's, or still in use (the sentence names the endpoints).
     pub async fn delete_network(&self, owner: &Owner, name: &str) -> Result<(), ServiceError> {
-        self.transact(|draft| {
-            draft.delete(owner, &("Network".to_owned(), name.to_owned()))?;
-            draft.validate()
-        })
-        .await?;
+        let ((), revision) = self
+            .transact(|draft| {
+                draft.delete(owner, &("Network".to_owned(), name.to_owned()))?;
+                draft.validate()
+            })
+            .await?;
+        self.settle(revision).await;
         Ok(())
     }
 
@@ -148,12 +142,18 @@ impl Service {
                 draft.validate()
             })
             .await?;
-        // A kernel that does not answer must not keep the name: the store has forgotten it, a later pass will clean up.
-        let _ = tokio::time::timeout(self.inner.timeout, self.inner.kernel.programmed(revision)).await;
+        self.settle(revision).await;
         Ok(())
     }
 
-    /// Creates or changes all objects, or none. The answers are in the order of the request.
+    /// Waits until the kernel was brought up to a revision, with success or not, or until it takes too long. The store
+    /// has it in any case, and later passes go on with it.
+    async fn settle(&self, revision: u64) {
+        let _ = tokio::time::timeout(self.inner.timeout, self.inner.kernel.programmed(revision)).await;
+    }
+
+    /// Creates or changes all objects, or none, and waits until the kernel has them or has failed to take some, which
+    /// their states say. The answers are in the order of the request.
     ///
     /// # Errors
     /// The first object that is refused.
@@ -165,7 +165,7 @@ impl Service {
                 twice.1
             )));
         }
-        let (applied, _) = self
+        let (applied, revision) = self
             .transact(|draft| {
                 let mut applied = Vec::new();
                 for (i, object) in in_order(&objects) {
@@ -177,22 +177,8 @@ impl Service {
                 Ok(applied.into_iter().map(|(_, a)| a).collect())
             })
             .await?;
+        self.settle(revision).await;
         Ok(applied)
-    }
-
-    /// Makes an owner's objects equal to `objects`. An object that is refused keeps its former state and is reported;
-    /// the others stand. What the owner has beyond them is removed if `prune` is set.
-    ///
-    /// # Errors
-    /// The store can't be written.
-    pub async fn replace_owned(
-        &self,
-        owner: &Owner,
-        objects: Vec<Object>,
-        prune: bool,
-    ) -> Result<Replaced, ServiceError> {
-        let (replaced, _) = self.transact(|draft| replace(draft, owner, &objects, prune)).await?;
-        Ok(replaced)
     }
 
     /// Reads, lets `change` draft the writes, and commits; again if somebody else was faster.
@@ -228,7 +214,7 @@ impl Service {
 }
 
 /// What is referred to comes first.
-fn rank(kind: &str) -> u8 {
+pub(super) fn rank(kind: &str) -> u8 {
     match kind {
         "Network" => 0,
         "Node" => 1,
@@ -236,95 +222,22 @@ fn rank(kind: &str) -> u8 {
     }
 }
 
-fn in_order(objects: &[Object]) -> Vec<(usize, &Object)> {
+pub(super) fn in_order(objects: &[Object]) -> Vec<(usize, &Object)> {
     let mut sorted: Vec<_> = objects.iter().enumerate().collect();
     sorted.sort_by_key(|(i, o)| (rank(o.kind()), *i));
     sorted
 }
 
-fn key(object: &Object) -> Key {
+pub(super) fn key(object: &Object) -> Key {
     (object.kind().to_owned(), object.metadata().name.clone())
 }
 
-fn duplicate(objects: &[Object]) -> Option<Key> {
+pub(super) fn duplicate(objects: &[Object]) -> Option<Key> {
     let mut seen = BTreeSet::new();
     objects.iter().map(key).find(|k| !seen.insert(k.clone()))
 }
 
-fn answer(object: &Object, outcome: &str) -> Applied {
+pub(super) fn answer(object: &Object, outcome: &str) -> Applied {
     let (kind, name) = key(object);
     Applied { kind, name, outcome: outcome.to_owned() }
-}
-
-/// All at once if all is well; else one by one, so that one wrong object harms no other.
-fn replace(
-    draft: &mut Draft,
-    owner: &Owner,
-    objects: &[Object],
-    prune: bool,
-) -> Result<Replaced, ServiceError> {
-    let wanted: BTreeSet<Key> = objects.iter().map(key).collect();
-    let mut surplus: Vec<Key> = if prune { draft.owned(owner) } else { Vec::new() };
-    surplus.retain(|k| !wanted.contains(k));
-    // Endpoints go before nodes, nodes before networks.
-    surplus.sort_by_key(|k| std::cmp::Reverse(rank(&k.0)));
-    let saved = draft.clone();
-    if duplicate(objects).is_none()
-        && let Ok(applied) = replace_at_once(draft, owner, objects, &surplus)
-    {
-        return Ok(Replaced { applied, removed: surplus, problems: Vec::new() });
-    }
-    *draft = saved;
-    Ok(replace_one_by_one(draft, owner, objects, surplus))
-}
-
-fn replace_at_once(
-    draft: &mut Draft,
-    owner: &Owner,
-    objects: &[Object],
-    surplus: &[Key],
-) -> Result<Vec<Applied>, ServiceError> {
-    let (networks, others): (Vec<&Key>, Vec<&Key>) = surplus.iter().partition(|k| rank(&k.0) == 0);
-    for key in others {
-        draft.delete(owner, key)?;
-    }
-    let mut applied = Vec::new();
-    for (_, object) in in_order(objects) {
-        let outcome = draft.put(owner, object.clone())?;
-        applied.push(answer(object, outcome));
-    }
-    for key in networks {
-        draft.delete(owner, key)?;
-    }
-    draft.validate()?;
-    Ok(applied)
-}
-
-fn replace_one_by_one(draft: &mut Draft, owner: &Owner, objects: &[Object], surplus: Vec<Key>) -> Replaced {
-    let mut replaced = Replaced::default();
-    let mut seen = BTreeSet::new();
-    // What can't go now may go once others are changed.
-    let (gone, left): (Vec<Key>, Vec<Key>) =
-        surplus.into_iter().partition(|k| draft.attempt(|d| d.delete(owner, k)).is_ok());
-    replaced.removed = gone;
-    for (_, object) in in_order(objects) {
-        let (kind, name) = key(object);
-        if !seen.insert((kind.clone(), name.clone())) {
-            replaced
-                .problems
-                .push(format!("{} {name}: it is declared twice; the first one counts", kind.to_lowercase()));
-            continue;
-        }
-        match draft.attempt(|d| d.put(owner, object.clone())) {
-            Ok(outcome) => replaced.applied.push(answer(object, outcome)),
-            Err(e) => replaced.problems.push(draft::named(&kind, &name, &e.message)),
-        }
-    }
-    for k in left {
-        match draft.attempt(|d| d.delete(owner, &k)) {
-            Ok(()) => replaced.removed.push(k),
-            Err(e) => replaced.problems.push(draft::named(&k.0, &k.1, &e.message)),
-        }
-    }
-    replaced
 }

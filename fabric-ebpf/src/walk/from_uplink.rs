@@ -29,11 +29,11 @@ pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
         return Ok(Verdict::pass(Action::NotOurs));
     }
     packet::linear(ctx, LINEAR);
-    let vni = match tunnel::outer(ctx, trace)? {
+    let tunnel = match tunnel::outer(ctx, trace)? {
         Outer::Stack(action) => return Ok(Verdict::pass(action)),
-        Outer::Tunnel(vni) => vni,
+        Outer::Tunnel(tunnel) => tunnel,
     };
-    let receiver = tunnel::admit(ctx, trace, vni, INNER_V4)?;
+    let receiver = tunnel::admit(ctx, trace, &tunnel, INNER_V4)?;
     if receiver.ether_type == IPV6 && !settings::cross_family() {
         return Ok(Verdict::pass(Action::CrossFamily));
     }

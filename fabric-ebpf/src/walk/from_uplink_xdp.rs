@@ -14,8 +14,8 @@ use crate::{
 pub fn walk(ctx: &XdpContext, trace: &mut Trace) -> Outcome {
     match tunnel::outer(ctx, trace)? {
         Outer::Stack(action) => Ok(Verdict::pass(action)),
-        Outer::Tunnel(vni) => {
-            tunnel::admit(ctx, trace, vni, INNER_V4)?;
+        Outer::Tunnel(tunnel) => {
+            tunnel::admit(ctx, trace, &tunnel, INNER_V4)?;
             Ok(Verdict::pass(Action::Checked))
         }
     }

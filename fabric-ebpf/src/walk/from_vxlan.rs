@@ -14,7 +14,8 @@ use fabric_common::{
 use crate::{
     outcome::{Outcome, Trace, Verdict},
     packet::{self, skb},
-    port, settings, tunnel,
+    port, settings,
+    tunnel::{self, Tunnel},
 };
 
 /// For this host (`include/uapi/linux/if_packet.h`).
@@ -26,14 +27,14 @@ const LINEAR: u32 = 62;
 #[inline(always)]
 pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
     settings::get()?;
-    let vni = tunnel_key(ctx, trace)?;
+    let tunnel = tunnel_key(ctx)?;
     // The kernel took a tag out of the inner frame before this hook; the uplink's hook finds it in the frame.
     // SAFETY: the kernel gives a valid `__sk_buff` for the life of the program.
     if unsafe { (*skb(ctx)).vlan_present } != 0 {
         return Err(DropReason::InnerEthertype);
     }
     packet::linear(ctx, LINEAR);
-    let receiver = tunnel::admit(ctx, trace, vni, 0)?;
+    let receiver = tunnel::admit(ctx, trace, &tunnel, 0)?;
     port::count_ingress(receiver.slot, trace.segments, trace.length);
     // SAFETY: plain helper calls; the port is a veth whose peer is in another namespace. The device took the inner
     // destination for somebody else's, and before Linux 6.15 `bpf_redirect_peer` leaves that mark, for which the
@@ -46,20 +47,19 @@ pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
 
 /// VNI and outer source from the metadata that the device left with the packet.
 #[inline(always)]
-fn tunnel_key(ctx: &TcContext, trace: &mut Trace) -> Result<u32, DropReason> {
+pub fn tunnel_key(ctx: &TcContext) -> Result<Tunnel, DropReason> {
     // SAFETY: an all-zero key is valid; the helper fills it or fails. The union field read is the one that it wrote.
     unsafe {
         let mut key: bpf_tunnel_key = core::mem::zeroed();
         let size = size_of::<bpf_tunnel_key>() as u32;
-        if bpf_skb_get_tunnel_key(skb(ctx), &raw mut key, size, 0) == 0 {
+        let vtep = if bpf_skb_get_tunnel_key(skb(ctx), &raw mut key, size, 0) == 0 {
             // Tunnel keys hold IPv4 addresses in host byte order.
-            trace.vtep = Addr::v4(key.__bindgen_anon_1.remote_ipv4.to_be_bytes());
+            Addr::v4(key.__bindgen_anon_1.remote_ipv4.to_be_bytes())
         } else if bpf_skb_get_tunnel_key(skb(ctx), &raw mut key, size, BPF_F_TUNINFO_IPV6 as u64) == 0 {
-            let words = key.__bindgen_anon_1.remote_ipv6;
-            trace.vtep = Addr::v6(core::mem::transmute::<[u32; 4], [u8; 16]>(words));
+            Addr::v6(core::mem::transmute::<[u32; 4], [u8; 16]>(key.__bindgen_anon_1.remote_ipv6))
         } else {
             return Err(DropReason::BadOuter);
-        }
-        Ok(key.tunnel_id)
+        };
+        Ok(Tunnel { vni: key.tunnel_id, vtep })
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     setup,
-    workspace::{cargo, root, target},
+    workspace::{cargo, root},
 };
 
 /// Which tests.
@@ -43,15 +43,17 @@ fn nextest() -> Result<Command> {
     Ok(command)
 }
 
-fn select(command: &mut Command, kind: Kind) {
-    match kind {
-        Kind::Unit => {
-            command.args(["--workspace", "--exclude=fabric-tests", "--exclude=fabric-lab"]);
-        }
-        Kind::Privileged => {
-            command.args(["--package=fabric-tests", "--package=fabric-lab"]);
-        }
+/// Always the whole workspace, so that all runs share one build; `kind` and `filter` choose among its tests.
+fn select(command: &mut Command, kind: Kind, filter: Option<&str>) {
+    const PRIVILEGED: &str = "(package(fabric-tests) | package(fabric-lab))";
+    let mut expression = match kind {
+        Kind::Unit => format!("not {PRIVILEGED}"),
+        Kind::Privileged => PRIVILEGED.to_owned(),
+    };
+    if let Some(filter) = filter {
+        expression = format!("{expression} & (test({filter}) | binary(~{filter}))");
     }
+    command.args(["--workspace", "-E", &expression]);
 }
 
 /// Runs tests to the end, whatever fails. The output is nextest's.
@@ -59,20 +61,19 @@ fn select(command: &mut Command, kind: Kind) {
 /// # Errors
 /// If they don't compile or nextest itself fails.
 pub(crate) fn run(kind: Kind, filter: Option<&str>) -> Result<Counts> {
-    let report = target().join("nextest/default/junit.xml");
+    // nextest keeps its reports there, whatever cargo's target directory is.
+    let report = root().join("target/nextest/default/junit.xml");
     let _ = fs::remove_file(&report);
     let mut command = nextest()?;
     command.args(["run", "--no-fail-fast", "--no-tests=pass", "--cargo-quiet"]);
     // What could be skipped is run.
     command.args(["--run-ignored", "all"]);
-    select(&mut command, kind);
-    if let Some(filter) = filter {
-        command.args(["-E", &format!("test({filter}) | binary(~{filter})")]);
-    }
+    select(&mut command, kind, filter);
     let status = command.status().context("cargo-nextest does not start")?;
     let counts = match fs::read_to_string(&report) {
         Ok(text) => counts(&text).with_context(|| format!("{} has no counts", report.display()))?,
-        Err(_) => Counts::default(),
+        Err(_) if filter.is_some() => Counts::default(),
+        Err(error) => bail!("cargo-nextest wrote no report ({error})"),
     };
     // 100: a test failed.
     if !status.success() && (status.code() != Some(100) || counts.failed == 0) {
@@ -88,7 +89,7 @@ pub(crate) fn run(kind: Kind, filter: Option<&str>) -> Result<Counts> {
 pub(crate) fn ignored() -> Result<Vec<String>> {
     let mut command = nextest()?;
     command.args(["list", "--run-ignored", "only", "--message-format", "oneline", "--cargo-quiet"]);
-    select(&mut command, Kind::Privileged);
+    select(&mut command, Kind::Privileged, None);
     let output = command.output().context("cargo-nextest does not start")?;
     ensure!(
         output.status.success(),

@@ -16,7 +16,44 @@ pub(super) fn cursor_name(network: &str) -> String {
     format!("addresses/{network}")
 }
 
+/// What a declared endpoint of this node is to its host.
+#[derive(Debug, PartialEq, Eq)]
+pub(in super::super) enum Announced {
+    /// An object like others.
+    No,
+    /// Somebody else's endpoint here, declared as it is: for the other hosts.
+    AsAttached,
+    /// It should be an endpoint here, and is not or is another one: one sentence.
+    Wrong(String),
+}
+
 impl Draft {
+    /// Whether an object only says of this node what the others need to know: an endpoint that names this node and has
+    /// no attachment, and is not `owner`'s.
+    pub(in super::super) fn announced(&self, owner: &super::Owner, object: &Object) -> Announced {
+        let Object::Endpoint(new) = object else { return Announced::No };
+        let local = &self.settings.node;
+        if new.spec.node.as_ref() != Some(local) || new.spec.attachment.is_some() {
+            return Announced::No;
+        }
+        let old = match self.objects.get(&("Endpoint".to_owned(), new.metadata.name.clone())) {
+            None => {
+                let text = format!(
+                    "it is not attached on this node ({local}): attach it with `fabric endpoint attach`, or take it out"
+                );
+                return Announced::Wrong(text);
+            }
+            Some(Object::Endpoint(old)) if old.metadata.owner != owner.as_str() => old,
+            Some(_) => return Announced::No,
+        };
+        match differs(new, old) {
+            None => Announced::AsAttached,
+            Some(what) => Announced::Wrong(format!(
+                "it is attached on this node ({local}) with another {what}: correct the declaration, or detach it and attach it again"
+            )),
+        }
+    }
+
     pub(super) fn complete_endpoint(
         &mut self,
         new: &mut Endpoint,
@@ -76,8 +113,12 @@ impl Draft {
 
     /// The namespace must exist, and its interface belong to no other endpoint.
     fn complete_attachment(&self, new: &mut Endpoint, old: Option<&Endpoint>) -> Result<(), ServiceError> {
-        if new.spec.attachment.is_none() {
-            new.spec.attachment = old.and_then(|o| o.spec.attachment.clone());
+        if new.spec.attachment.is_none()
+            && let Some(kept) = old.and_then(|o| o.spec.attachment.clone())
+        {
+            // It is what it was, also where the path has gone since.
+            new.spec.attachment = Some(kept);
+            return Ok(());
         }
         let name = &new.metadata.name;
         let Some(attachment) = &mut new.spec.attachment else {
@@ -194,6 +235,23 @@ impl Draft {
             }
         }
         used
+    }
+}
+
+/// What a declaration says otherwise than the endpoint is; what it leaves open fits anything.
+fn differs(declared: &Endpoint, attached: &Endpoint) -> Option<&'static str> {
+    let mac = |e: &Endpoint| e.spec.mac.as_ref().map(|mac| mac.to_lowercase());
+    let addresses = |e: &Endpoint| e.spec.addresses.iter().copied().collect::<BTreeSet<_>>();
+    if attached.spec.node != declared.spec.node {
+        Some("node")
+    } else if attached.spec.network != declared.spec.network {
+        Some("network")
+    } else if !declared.spec.addresses.is_empty() && addresses(declared) != addresses(attached) {
+        Some("address")
+    } else if declared.spec.mac.is_some() && mac(declared) != mac(attached) {
+        Some("MAC")
+    } else {
+        None
     }
 }
 

@@ -5,6 +5,8 @@
 #![expect(clippy::print_stdout, reason = "reports go to standard output")]
 
 mod common;
+mod exact;
+mod frame;
 mod probe;
 mod spoof;
 mod tcp;
@@ -139,6 +141,70 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         count: u32,
     },
+    /// Receive one TCP stream and report the hash of its content.
+    ExactTcpSink {
+        /// Address to listen on.
+        #[arg(long)]
+        bind: SocketAddr,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Send one TCP message of each size and report the hash of their content.
+    ExactTcpSend {
+        /// Destination.
+        #[arg(long)]
+        to: SocketAddr,
+        /// Message sizes, bytes, as 1300-1460,65536.
+        #[arg(long)]
+        sizes: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Receive UDP datagrams and report the sum of the hashes of their contents.
+    ExactUdpSink {
+        /// Address to listen on.
+        #[arg(long)]
+        bind: SocketAddr,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Send UDP datagrams of each size and report the sum of the hashes of their contents.
+    ExactUdpSend {
+        /// Destination.
+        #[arg(long)]
+        to: SocketAddr,
+        /// Datagram sizes, bytes, as 1300-1460,9000.
+        #[arg(long)]
+        sizes: String,
+        /// Let the kernel cut a send of four datagrams (UDP_SEGMENT).
+        #[arg(long)]
+        gso: bool,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Send one UDP datagram from each of many source ports.
+    Flows {
+        /// Destination.
+        #[arg(long)]
+        to: SocketAddr,
+        /// Number of flows.
+        #[arg(long, default_value_t = 1000)]
+        count: u16,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Send a frame, given in hexadecimal digits, through a packet socket.
+    Frame {
+        /// Interface.
+        #[arg(long)]
+        ifname: String,
+        /// The frame from its destination MAC on.
+        #[arg(long)]
+        hex: String,
+        /// Number of times, at most 10000.
+        #[arg(long, default_value_t = 1)]
+        count: u32,
+    },
 }
 
 fn main() -> ExitCode {
@@ -171,6 +237,19 @@ fn run(command: Command) -> Result<serde_json::Value> {
         Command::Spoof { from, to, count } => {
             ensure!(count <= 10_000, "--count {count} is more than 10000");
             spoof::send(from, to, count)
+        }
+        Command::ExactTcpSink { bind, common } => exact::tcp_sink(bind, common.begin()?),
+        Command::ExactTcpSend { to, sizes, common } => {
+            exact::tcp_send(to, &exact::sizes(&sizes)?, common.begin()?)
+        }
+        Command::ExactUdpSink { bind, common } => exact::udp_sink(bind, common.begin()?),
+        Command::ExactUdpSend { to, sizes, gso, common } => {
+            exact::udp_send(to, &exact::sizes(&sizes)?, gso, common.begin()?)
+        }
+        Command::Flows { to, count, common } => exact::flows(to, count, common.begin()?),
+        Command::Frame { ifname, hex, count } => {
+            ensure!(count <= 10_000, "--count {count} is more than 10000");
+            frame::send(&ifname, &hex, count)
         }
     }
 }

@@ -1,0 +1,36 @@
+//! What went wrong in a pass.
+
+use std::collections::BTreeMap;
+
+use crate::kernel::KernelError;
+
+/// What went wrong in a pass, by what it concerns.
+#[derive(Debug, Default)]
+pub(super) struct Errors {
+    /// The node as a whole.
+    pub(super) node: Vec<String>,
+    /// By endpoint.
+    pub(super) endpoints: BTreeMap<String, String>,
+    /// Rows could not be written: why.
+    pub(super) rows: Vec<String>,
+    /// Programs could not be attached: why, by interface.
+    pub(super) interfaces: BTreeMap<u32, String>,
+}
+
+impl Errors {
+    pub(super) fn endpoint(&mut self, name: &str, error: &KernelError) {
+        self.endpoints.entry(name.to_owned()).or_insert_with(|| error.to_string());
+    }
+
+    /// All of them as sentences.
+    pub(super) fn sentences(&self) -> Vec<String> {
+        let endpoints = self.endpoints.iter().map(|(name, why)| format!("endpoint {name}: {why}"));
+        self.node
+            .iter()
+            .cloned()
+            .chain(self.rows.iter().cloned())
+            .chain(self.interfaces.values().cloned())
+            .chain(endpoints)
+            .collect()
+    }
+}
