@@ -4,6 +4,7 @@ use crate::{
     addr::Addr,
     counters::{ACTION_SLOTS, DropKey, HOOK_SLOTS, Tally},
     endpoint::{EndpointKey, EndpointValue},
+    event::DropEvent,
     fdb::{FdbKey, FdbValue},
     layout::{FNV_BASIS, Layout, fnv},
     network::{MemberKey, MemberValue, NetworkValue},
@@ -110,7 +111,7 @@ maps! {
     ACTIONS: "actions" PerCpuArray<u32, Tally> Kernel, HOOK_SLOTS * ACTION_SLOTS, false, "Packets and bytes by hook and action: index = hook * 32 + action.";
     PORT_COUNTERS: "port_counters" PerCpuArray<u32, PortCounters> Kernel, 4096, true, "Packets, bytes and drops of each local endpoint, by slot.";
     EVENT_BUDGET: "event_budget" PerCpuArray<u32, [u64; 4]> Transient, 1, false, "Rate limit of the events, per CPU: window start (ns), events in it, suppressed since the last event, unused.";
-    EVENTS: "events" RingBuf<u32, u32> Transient, 1 << 20, true, "Sampled drop events.";
+    EVENTS: "events" RingBuf<u32, DropEvent> Transient, 1 << 20, true, "Sampled drop events.";
 }
 
 /// Names of the programs in the object. Each is at most 15 bytes, the kernel's limit for a program name.

@@ -3,6 +3,7 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, xdp_md},
+    helpers::generated::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     programs::{TcContext, XdpContext},
 };
 use fabric_common::{
@@ -91,7 +92,9 @@ impl Frame for XdpContext {
 
     #[inline(always)]
     fn len(&self) -> u32 {
-        (self.data_end() - self.data()) as u32
+        // With fragments: a jumbo frame's linear part is shorter than the frame.
+        // SAFETY: a plain helper call.
+        unsafe { bpf_xdp_get_buff_len(self.as_ptr().cast()) as u32 }
     }
 
     #[inline(always)]
@@ -120,7 +123,7 @@ impl Frame for XdpContext {
         let mut bytes = [0; N];
         // SAFETY: the helper writes exactly `N` bytes or fails.
         let failed = unsafe {
-            aya_ebpf::helpers::generated::bpf_xdp_load_bytes(
+            bpf_xdp_load_bytes(
                 self.as_ptr().cast(),
                 offset,
                 bytes.as_mut_ptr().cast(),
