@@ -4,19 +4,17 @@ use crate::{addr::Mac, shared};
 
 shared! {
     /// Value of `networks`, keyed by VNI (`u32`, host byte order).
-    24 bytes: pub struct NetworkValue {
+    16 bytes: pub struct NetworkValue {
         /// MAC of the anycast gateway, the same on every node.
         pub gateway_mac: Mac,
-        /// MAC of this node's own address in the network; zero if it has none.
-        pub node_mac: Mac,
         /// Largest IP packet inside the network, bytes.
         pub mtu: u16,
         /// `FLAG_*`.
         pub flags: u16,
+        /// Always zero.
+        pub zero: [u8; 2],
         /// Number of the network for events; a hash of its name.
         pub id: u32,
-        /// Always zero.
-        pub reserved: u32,
     }
 }
 

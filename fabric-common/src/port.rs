@@ -1,10 +1,13 @@
 //! Ports: the host side of each container's veth, by interface index.
 
-use crate::{addr::Mac, shared};
+use crate::{
+    addr::{Addr, Mac},
+    shared,
+};
 
 shared! {
     /// Value of `ports`, keyed by interface index (`u32`).
-    24 bytes: pub struct PortValue {
+    40 bytes: pub struct PortValue {
         /// The network that the port is in, host byte order.
         pub vni: u32,
         /// Slot in `port_counters`.
@@ -17,6 +20,9 @@ shared! {
         pub identity: u32,
         /// Largest IP packet, bytes.
         pub mtu: u32,
+        /// One of the container's addresses: the source that most packets have is checked without a lookup. The others
+        /// are in `endpoints`.
+        pub addr: Addr,
     }
 }
 

@@ -152,6 +152,8 @@ numbered! {
         Checked = 11 "checked",
         /// A reserved bit of the VXLAN header was set; ignored, as RFC 7348 section 5 asks. Counted beside the packet's own outcome.
         ReservedBits = 12 "reserved_bits",
+        /// Left to the stack: a UDP_SEGMENT packet, whose tunnel marks no helper can take off; its receiver could not cut it.
+        UdpGso = 13 "udp_gso",
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the programs need to know of this node that is not a feature switch: the one row of `settings`.
 
-use crate::shared;
+use crate::{addr::Mac, shared};
 
 shared! {
     /// The single value of `settings` (array of one).
@@ -15,8 +15,10 @@ shared! {
         pub vxlan_port: [u8; 2],
         /// Always zero.
         pub zero: [u8; 2],
+        /// MAC of this node's own addresses in its networks.
+        pub node_mac: Mac,
         /// Always zero.
-        pub reserved: u64,
+        pub reserved: [u8; 2],
     }
 }
 

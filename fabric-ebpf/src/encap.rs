@@ -7,7 +7,7 @@ use aya_ebpf::{
         bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_tunnel_key,
     },
     helpers::{
-        bpf_get_hash_recalc, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_set_tunnel_key,
+        bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_set_tunnel_key,
         bpf_skb_store_bytes,
     },
     programs::TcContext,
@@ -18,12 +18,15 @@ use fabric_common::{
     settings::Settings,
 };
 use fabric_ebpf::{checksum, entropy};
-use network_types::eth::EthHdr;
+use network_types::{
+    eth::EthHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+};
 
 use crate::{
     inner::{ETH_LEN, Ip},
     outcome::{Outcome, Verdict, pack, unpack},
-    packet::{Frame, header, skb},
+    packet::{Frame, header, skb, word},
 };
 
 /// Room for the outer headers. FIXED_GSO: the segments stay as large as the sender made them (its MTU leaves room for
@@ -59,9 +62,7 @@ pub fn send(ctx: &TcContext, settings: &Settings, node: &NodeValue, vni: u32, ip
     outer.headers.copy_from_slice(&node.outer[..OUTER_V4_LEN]);
     // SAFETY: plain helper calls; packet pointers are not used after `bpf_skb_adjust_room`.
     unsafe {
-        // Before the outer header is there: the hash is that of the inner flow.
-        let hash = bpf_get_hash_recalc(skb(ctx));
-        fill(&mut outer, node, ctx.len(), vni, entropy::source_port(hash));
+        fill(&mut outer, node, ctx.len(), vni, entropy::source_port(flow_hash(ctx, ip)?));
         if bpf_skb_adjust_room(skb(ctx), OVERHEAD_V4 as i32, BPF_ADJ_ROOM_MAC, FLAGS) != 0 {
             // A packet that is already a tunnel packet inside (the container's own VXLAN): the stack can nest them.
             return via_device(ctx, settings, node, vni);
@@ -80,6 +81,50 @@ pub fn send(ctx: &TcContext, settings: &Settings, node: &NodeValue, vni: u32, ip
         let code = bpf_redirect_neigh(node.ifindex, core::ptr::null_mut(), 0, 0);
         Ok(Verdict::redirect(Action::Remote, code))
     }
+}
+
+/// The inner flow's hash: the sender's own where the kernel has one (TCP; it changes when a path is given up), else of
+/// addresses and ports. Our own arithmetic: the flow dissector behind `bpf_get_hash_recalc` costs as much as two lookups.
+#[inline(always)]
+fn flow_hash(ctx: &TcContext, ip: &Ip) -> Result<u32, DropReason> {
+    // SAFETY: the kernel gives a valid `__sk_buff` for the life of the program.
+    let hash = unsafe { (*skb(ctx)).hash };
+    if hash != 0 {
+        return Ok(hash);
+    }
+    if ip.header_len != 40 {
+        let v4: &Ipv4Hdr = header(ctx, ETH_LEN, DropReason::Malformed)?;
+        let hash = entropy::mix(entropy::mix(u32::from(v4.proto), word(&v4.src_addr)), word(&v4.dst_addr));
+        // Fragments have no ports but the first, and all of a datagram must go the same way.
+        let whole = v4.frags[0] & 0x3f | v4.frags[1] == 0;
+        if whole && has_ports(v4.proto) && v4.vihl & 0xf == 5 {
+            return Ok(entropy::finish(entropy::mix(hash, ports(ctx, ETH_LEN + 20))));
+        }
+        return Ok(entropy::finish(hash));
+    }
+    let v6: &Ipv6Hdr = header(ctx, ETH_LEN, DropReason::Malformed)?;
+    // The flow label is the sender's own hash of the flow (RFC 6438), the same in all fragments.
+    let mut hash = word(&v6.vcf) & u32::from_be(0x000f_ffff);
+    let mut i = 0;
+    while i < 16 {
+        hash = entropy::mix(entropy::mix(hash, word(&v6.src_addr[i..])), word(&v6.dst_addr[i..]));
+        i += 4;
+    }
+    if has_ports(v6.next_hdr) {
+        hash = entropy::mix(hash, ports(ctx, ETH_LEN + 40));
+    }
+    Ok(entropy::finish(hash))
+}
+
+#[inline(always)]
+fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, 6 | 17 | 132)
+}
+
+/// Both ports as one word; 0 if the packet ends before them.
+#[inline(always)]
+fn ports(ctx: &TcContext, offset: usize) -> u32 {
+    header::<[u8; 4]>(ctx, offset, DropReason::Malformed).map_or(0, |ports| word(ports))
 }
 
 /// Fills what depends on the packet into the template.

@@ -12,7 +12,7 @@ static NETWORKS: HashMap<u32, NetworkValue, { abi::NETWORKS.entries as usize }> 
 #[btf_map(name = "members")]
 static MEMBERS: HashMap<MemberKey, MemberValue, { abi::MEMBERS.entries as usize }> = HashMap::new();
 
-/// The network of a VNI.
+/// The network of a VNI. Only asked to name the reason of a drop.
 #[inline(always)]
 pub fn get(vni: u32) -> Option<&'static NetworkValue> {
     // SAFETY: rows are only replaced by the agent, and each field on its own is harmless when stale.

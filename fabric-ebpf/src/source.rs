@@ -39,8 +39,12 @@ fn prefix_names(vni: u32, addr: &Addr, node: u32) -> bool {
     SOURCE_PREFIXES.get(&key).is_some_and(|record| record.names(node))
 }
 
+/// Names the reason. A network that does not exist has no records, so that it is asked for only here.
 #[inline(always)]
 fn refusal(vni: u32, node: u32, record: Option<&SourceValue>) -> DropReason {
+    if network::get(vni).is_none() {
+        return DropReason::UnknownVni;
+    }
     if !network::has_member(vni, node) {
         return DropReason::VtepNotInVni;
     }

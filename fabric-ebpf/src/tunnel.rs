@@ -17,7 +17,7 @@ use network_types::{
 use crate::{
     counters, fdb,
     inner::{ETH_LEN, IPV4, IPV6, ip},
-    nd, network, node,
+    nd, node,
     outcome::Trace,
     packet::{Frame, header, mac, same_mac, v4, word},
     settings, source, uplink,
@@ -56,6 +56,8 @@ pub struct Receiver {
     pub slot: u32,
     /// EtherType of the inner frame, as it stands in the header.
     pub ether_type: u16,
+    /// Protocol of the inner packet, or the first extension header's type.
+    pub protocol: u8,
 }
 
 /// Outer headers of a frame at an uplink. What is not surely ours passes untouched.
@@ -137,12 +139,11 @@ pub fn admit(frame: &impl Frame, trace: &mut Trace, tunnel: &Tunnel, offset: usi
     trace.vni = vni;
     trace.inner = offset as u32;
     let sender = node::of_vtep(&tunnel.vtep)?.node;
-    let network = network::get(vni).ok_or(DropReason::UnknownVni)?;
     let eth: &EthHdr = header(frame, offset, DropReason::Short)?;
     if !mac(&eth.src_addr).is_valid_source() {
         return Err(DropReason::BadSrcMac);
     }
-    if same_mac(&eth.src_addr, &network.node_mac) {
+    if same_mac(&eth.src_addr, &settings::get()?.node_mac) {
         return Err(DropReason::Loop);
     }
     if eth.ether_type != IPV4 && eth.ether_type != IPV6 {
@@ -165,7 +166,7 @@ pub fn admit(frame: &impl Frame, trace: &mut Trace, tunnel: &Tunnel, offset: usi
         return Err(DropReason::NotLocal);
     }
     trace.slot = entry.slot;
-    Ok(Receiver { ifindex: entry.ifindex, slot: entry.slot, ether_type: eth.ether_type })
+    Ok(Receiver { ifindex: entry.ifindex, slot: entry.slot, ether_type: eth.ether_type, protocol: ip.protocol })
 }
 
 const _: () = assert!(size_of::<VxlanHdr>() == VXLAN_LEN && size_of::<Ipv4Hdr>() == IP_LEN);

@@ -11,7 +11,7 @@ use std::{
 };
 
 use aya::{
-    maps::{HashMap, Map, MapData, MapInfo, PerCpuArray, PerCpuValues},
+    maps::{HashMap, Map, MapData, MapInfo, PerCpuArray, PerCpuHashMap, PerCpuValues},
     programs::{SchedClassifier, TcAttachType, links::PinnedLink},
 };
 use fabric_agent::{
@@ -24,6 +24,7 @@ use fabric_agent::{
 use fabric_common::{
     abi::{self, MapSpec, program},
     addr::{Addr, Mac},
+    counters::{DropKey, Tally},
     endpoint::{EndpointKey, EndpointValue},
     fdb::{FdbKey, FdbValue},
     port::PortCounters,
@@ -443,6 +444,23 @@ fn what_is_removed_by_hand_comes_back() {
         assert!(dataplane.attachments()?.is_empty());
         assert_eq!(dataplane.repair()?.len(), 1);
         assert!(world.files(ownership::LINKS_DIR)?.is_empty());
+        Ok(())
+    });
+}
+
+#[test]
+fn a_drop_counter_that_is_removed_by_hand_counts_again() {
+    world(|world| {
+        let mut dataplane = world.open()?;
+        let key = DropKey::new(Hook::ALL[0], DropReason::ALL[0]);
+        let map = Map::PerCpuHashMap(MapData::from_pin(world.pin(&abi::DROPS))?);
+        let mut drops = PerCpuHashMap::<_, DropKey, Tally>::try_from(map)?;
+        drops.remove(&key)?;
+        let done = dataplane.repair()?;
+        assert_eq!(done.len(), 1, "{done:?}");
+        assert!(done[0].starts_with("map row drops {hook "), "{done:?}");
+        assert!(drops.get(&key, 0)?.iter().all(|tally| tally.packets == 0));
+        assert!(dataplane.repair()?.is_empty());
         Ok(())
     });
 }

@@ -12,7 +12,7 @@ use fabric_tests::{
         LA1, LB1, STATION_V4, SWITCH,
     },
     frame::{self, ETH, INNER, Outer, Path, VXLAN, assert_same, on_the_wire},
-    ledger::{Entry, action, dropped, received, sender_dropped, sent},
+    ledger::{Entry, action, actions, dropped, received, sender_dropped, sent},
     load::Globals,
     random::Random,
     tunnel_table::{
@@ -229,7 +229,7 @@ fn the_vxlan_device_believes_nothing_without_metadata() {
 fn a_refused_decapsulation_is_counted_at_the_receiver() {
     const SEGMENTS: u64 = 2;
     let mut rig = Stage::enter().rig(&HOST_B);
-    let packet = outer().around(&honest().udp(PORTS, &[1; 1000]));
+    let packet = outer().around(&honest().tcp(PORTS, &[1; 1000]));
     let ran = rig.run_gso(rig.uplink(), &packet, Gso { size: 500, segments: SEGMENTS as u32 });
     let (hook, reason) = (Hook::FromUplink, DropReason::DecapFailed);
     let expected = vec![
@@ -239,6 +239,16 @@ fn a_refused_decapsulation_is_counted_at_the_receiver() {
         (format!("port slot {} ingress drops", CB1.slot), SEGMENTS),
     ];
     ran.assert("unknown segmentation", Verdict::Taken, &[expected]);
+}
+
+#[test]
+fn udp_gso_goes_to_the_stack_which_takes_its_tunnel_marks_off() {
+    const SEGMENTS: u64 = 2;
+    let mut rig = Stage::enter().rig(&HOST_B);
+    let packet = outer().around(&honest().udp(PORTS, &[1; 1000]));
+    let ran = rig.run_gso(rig.uplink(), &packet, Gso { size: 500, segments: SEGMENTS as u32 });
+    let passed = actions(Hook::FromUplink, Action::UdpGso, SEGMENTS, packet.len());
+    ran.assert("UDP_SEGMENT", Verdict::ToStack, &[passed]);
 }
 
 #[test]

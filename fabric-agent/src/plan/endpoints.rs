@@ -27,6 +27,7 @@ pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
                 flags: 0,
                 identity: 0,
                 mtu: context.mtus[&network.name].into(),
+                addr: endpoint.addresses.first().map_or(Addr::UNSPECIFIED, |a| Addr::from(*a)),
             };
             desired.tables.ports.insert(place.ifindex, value);
         }

@@ -1,5 +1,7 @@
 //! `networks` and `members`, and the rows of gateways and nodes' own addresses in `endpoints` and `fdb`.
 
+use std::collections::BTreeSet;
+
 use fabric_common::{
     addr::{Addr, Mac},
     endpoint::{self, EndpointKey, EndpointValue},
@@ -36,18 +38,19 @@ pub fn network_id(name: &str) -> u32 {
 
 pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
     let cluster = context.cluster;
+    let homes: BTreeSet<(&str, &str)> =
+        cluster.endpoints.values().map(|e| (e.network.as_str(), e.node.as_str())).collect();
     for network in cluster.networks.values() {
         check_mtu(context, network);
         let addresses = cluster.node_addresses(network, &context.facts.node, true);
         let gateway_mac = ids::gateway_mac(network.vni);
-        let node_mac = if addresses.is_empty() { Mac::ZERO } else { ids::node_mac(&context.facts.node) };
+        let node_mac = ids::node_mac(&context.facts.node);
         let value = NetworkValue {
             gateway_mac,
-            node_mac,
             mtu: context.mtus[&network.name],
             flags: 0,
+            zero: [0; 2],
             id: network_id(&network.name),
-            reserved: 0,
         };
         desired.tables.networks.insert(network.vni.get(), value);
         let rows = Rows { context, network };
@@ -59,7 +62,7 @@ pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
             rows.add(desired, address, node_mac, endpoint::FLAG_NODE, context.local);
             rows.router(desired, node_mac, context.local);
         }
-        rows.remote_nodes(desired);
+        rows.remote_nodes(desired, &homes);
     }
 }
 
@@ -93,16 +96,14 @@ impl Rows<'_> {
         desired.tables.fdb.insert(FdbKey::new(self.network.vni.get(), mac), value);
     }
 
-    /// Other nodes: their membership and their own addresses.
-    fn remote_nodes(&self, desired: &mut Desired) {
+    /// Other nodes: their membership and their own addresses. `homes`: networks and nodes of all endpoints.
+    fn remote_nodes(&self, desired: &mut Desired, homes: &BTreeSet<(&str, &str)>) {
         let cluster = self.context.cluster;
         let vni = self.network.vni.get();
         for node in cluster.nodes.values().filter(|n| n.name != self.context.facts.node) {
             let number = self.context.ids[&node.name];
             let part = node.networks.get(&self.network.name);
-            let has_endpoint =
-                || cluster.endpoints.values().any(|e| e.network == self.network.name && e.node == node.name);
-            if part.is_some() || has_endpoint() {
+            if part.is_some() || homes.contains(&(self.network.name.as_str(), node.name.as_str())) {
                 desired.tables.members.insert(MemberKey { vni, node: number }, MemberValue { flags: 0 });
             }
             let addresses = part.map(|p| p.addresses.as_slice()).unwrap_or_default();

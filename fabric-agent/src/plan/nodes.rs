@@ -36,7 +36,8 @@ pub(super) fn compile(context: &mut Context<'_>, settings: &PlanSettings, desire
         events_per_second: settings.events_per_second,
         vxlan_port: settings.vxlan_port.to_be_bytes(),
         zero: [0; 2],
-        reserved: 0,
+        node_mac: ids::node_mac(&facts.node),
+        reserved: [0; 2],
     };
     desired.tables.settings.insert(0, row);
     for uplink in &facts.uplinks {

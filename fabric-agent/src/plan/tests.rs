@@ -163,7 +163,7 @@ fn gateways_and_node_addresses_route() {
         desired.tables.endpoints.iter().filter(|(_, v)| v.flags == endpoint::FLAG_NODE).collect();
     assert_eq!(own.len(), 3, "two in blue, one in red");
     for (key, value) in own {
-        assert_eq!(desired.tables.networks[&key.vni].node_mac, value.mac);
+        assert_eq!(desired.tables.settings[&0].node_mac, value.mac);
         assert_eq!(desired.tables.sources[key].nodes[0], value.node);
     }
 }

@@ -94,11 +94,11 @@ fn tagged(ctx: &TcContext, ether_type: u16) -> bool {
 /// RFC 4541 section 2.1.1) is no lie; it is judged as multicast.
 #[inline(always)]
 fn check_source(ctx: &TcContext, port: &PortValue, ip: &Ip, dst: Mac) -> Result<(), DropReason> {
-    if endpoint::owns(port.vni, &ip.src, ctx.ifindex()) {
-        return Ok(());
+    if same_addr(&ip.src, &Addr::UNSPECIFIED) {
+        return Err(if dst.is_group() { DropReason::MulticastOff } else { DropReason::SpoofIp });
     }
-    if same_addr(&ip.src, &Addr::UNSPECIFIED) && dst.is_group() {
-        return Err(DropReason::MulticastOff);
+    if same_addr(&ip.src, &port.addr) || endpoint::owns(port.vni, &ip.src, ctx.ifindex()) {
+        return Ok(());
     }
     Err(DropReason::SpoofIp)
 }
