@@ -7,6 +7,7 @@ use fabric_agent::{
     config::{Config, StoreAddress},
     dataplane,
     kernel::Netlink,
+    store::EmbeddedStore,
 };
 use nix::fcntl::{Flock, FlockArg};
 
@@ -14,6 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 /// store. Returns one sentence for each; what is absent is success, so it can be done again. The store stays without
 /// `purge`: it is what people declared, not what the agent made of it, and nothing else knows it.
 pub(crate) async fn cleanup(config: &Config, purge: bool) -> anyhow::Result<Vec<String>> {
+    dataplane::check_privileges()?;
     refuse_beside_an_agent(config)?;
     // Links first: a veth without its program would hand the container's packets to the host's stack.
     let mut done = Netlink::new()?.remove_everything_of_ours().await?;
@@ -23,12 +25,8 @@ pub(crate) async fn cleanup(config: &Config, purge: bool) -> anyhow::Result<Vec<
     }
     if purge {
         let StoreAddress::Local(directory) = &config.store;
-        match fs::remove_dir_all(directory) {
-            Ok(()) => done.push(format!("store {} removed", directory.display())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                return Err(error).with_context(|| format!("can't remove the store {}", directory.display()));
-            }
+        if EmbeddedStore::purge(directory)? {
+            done.push(format!("store {} removed", directory.display()));
         }
     }
     Ok(done)

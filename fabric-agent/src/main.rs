@@ -8,7 +8,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Parser;
 use fabric_agent::{
     config::{Args, Command, Config, StoreAddress},
@@ -22,13 +22,30 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // One line, whatever caused it; a stderr that is closed is no reason to fail differently.
-            let _ = writeln!(io::stderr(), "fabric-agent: {error:#}");
+            let _ = writeln!(io::stderr(), "fabric-agent: {}", sentence(&error));
             ExitCode::FAILURE
         }
     }
 }
 
+/// The error with its causes, without those that it names already.
+fn sentence(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
+        if text.is_empty() {
+            cause
+        } else if text.contains(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
+    })
+}
+
 fn start(args: &Args) -> anyhow::Result<()> {
+    // It does not depend on any setting.
+    if args.command == Some(Command::Openapi) {
+        return say(&fabric_agent::api::openapi());
+    }
     let config = Config::load(args)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(4)
@@ -37,20 +54,21 @@ fn start(args: &Args) -> anyhow::Result<()> {
         .context("can't start the agent's threads")?;
     match args.command {
         None => {
-            log_to_stderr();
+            log_to_stderr(&config);
             runtime.block_on(run::run(config))
         }
         Some(Command::Cleanup { purge }) => {
             let done = runtime.block_on(cleanup::cleanup(&config, purge))?;
             say(&done.iter().map(|line| format!("{line}\n")).collect::<String>())
         }
-        Some(Command::Export) => runtime.block_on(export(&config)),
-        Some(Command::Openapi) => say(&fabric_agent::api::openapi()),
+        Some(Command::Export | Command::Openapi) => runtime.block_on(export(&config)),
     }
 }
 
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env("FABRIC_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+fn log_to_stderr(config: &Config) {
+    // The programs' lines have the eBPF object's name as their target.
+    let usual = if config.debug_dataplane { "info,fabric=debug" } else { "info" };
+    let filter = EnvFilter::try_from_env("FABRIC_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
@@ -61,6 +79,9 @@ fn log_to_stderr() {
 
 async fn export(config: &Config) -> anyhow::Result<()> {
     let StoreAddress::Local(directory) = &config.store;
+    if !EmbeddedStore::exists(directory) {
+        bail!("there is no store in {}: name it with --store", directory.display());
+    }
     let store = EmbeddedStore::open(directory)?;
     let snapshot = store.snapshot().await?;
     say(&store::export_yaml(&snapshot).context("can't write the store as YAML")?)
@@ -68,4 +89,22 @@ async fn export(config: &Config) -> anyhow::Result<()> {
 
 fn say(text: &str) -> anyhow::Result<()> {
     io::stdout().write_all(text.as_bytes()).context("can't write to standard output")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use anyhow::Context;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("can't open it: {0}")]
+    struct Wrapped(#[source] io::Error);
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let wrapped = Wrapped(io::Error::other("it is made of stone"));
+        let error = Err::<(), _>(wrapped).context("can't start").expect_err("it is one");
+        assert_eq!(super::sentence(&error), "can't start: can't open it: it is made of stone");
+    }
 }

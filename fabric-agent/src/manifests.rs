@@ -11,7 +11,10 @@ use std::{
 };
 
 use fabric_api::Object;
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::{
+    EventKind, RecommendedWatcher, RecursiveMode, Watcher,
+    event::{AccessKind, AccessMode},
+};
 use tokio::sync::mpsc;
 
 use crate::service::{Owner, Service};
@@ -100,9 +103,11 @@ impl Manifests {
         young
     }
 
-    /// Watches the directory for as long as the future is polled.
+    /// Watches the directory for as long as the future is polled. While something is wrong, a change of the store is a
+    /// reason to look again as well: it may have put it right.
     pub async fn run(mut self) {
         let (tell, mut told) = mpsc::channel(1);
+        let mut stored = self.service.changes();
         let mut watcher = None;
         let mut young = true;
         loop {
@@ -110,8 +115,14 @@ impl Manifests {
                 watcher = watch(&self.directory, tell.clone());
             }
             let wait = if young { SETTLE } else { RESCAN };
-            let event = tokio::time::timeout(wait, told.recv()).await.is_ok();
-            if event {
+            let wrong = !self.reported.is_empty();
+            let event = async {
+                tokio::select! {
+                    _ = told.recv() => {}
+                    Ok(()) = stored.changed(), if wrong => {}
+                }
+            };
+            if tokio::time::timeout(wait, event).await.is_ok() {
                 tokio::time::sleep(SETTLE).await;
                 while told.try_recv().is_ok() {}
             }
@@ -119,6 +130,7 @@ impl Manifests {
                 // A new directory of this name is another one to the kernel.
                 watcher = None;
             }
+            stored.mark_unchanged();
             young = self.scan().await;
         }
     }
@@ -126,13 +138,21 @@ impl Manifests {
 
 /// None if the directory can't be watched now; the periodic rescan does without.
 fn watch(directory: &Path, tell: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
-    let on_event = move |_event| {
+    let on_event = move |event: notify::Result<notify::Event>| {
+        if event.is_ok_and(|event| is_reading(event.kind)) {
+            return;
+        }
         // One waiting note is enough.
         let _ = tell.try_send(());
     };
     let mut watcher = notify::recommended_watcher(on_event).ok()?;
     watcher.watch(directory, RecursiveMode::NonRecursive).ok()?;
     Some(watcher)
+}
+
+/// Whether an event says only that somebody reads: this agent does, at every scan, and must not call for the next one.
+fn is_reading(kind: EventKind) -> bool {
+    matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow, bail};
 use fabric_agent::{
     api::{self, ApiState},
     config::{self, Config, StoreAddress},
-    dataplane::{Dataplane, Options, TcMode, UplinkMode},
+    dataplane::{self, Dataplane, Events, Logger, Options, TcMode, UplinkMode},
     kernel::{Netlink, watch::Watch},
     manifests::Manifests,
     observe::{
@@ -16,7 +16,7 @@ use fabric_agent::{
     plan::desired::PlanSettings,
     reconcile::{Handle, KernelLinks, Reconciler, Settings},
     service::{Kernel, Service, ServiceSettings},
-    store::{EmbeddedStore, Store},
+    store::{EmbeddedStore, Fresh, Store},
 };
 use tokio::{
     net::UnixListener,
@@ -27,8 +27,10 @@ use tokio::{
 
 use crate::cleanup;
 
-/// How often the kernel is compared with what should be there, if nothing happens.
-const RESYNC: Duration = Duration::from_secs(10);
+/// How often the kernel is compared with what should be there, if nothing happens and it does not take long.
+const RESYNC: Duration = Duration::from_secs(1);
+/// How long the first pass may take before requests are accepted nevertheless.
+const START: Duration = Duration::from_secs(10);
 /// Drop events that wait for a slow reader.
 const EVENT_BACKLOG: usize = 4096;
 
@@ -46,7 +48,8 @@ impl Drop for SocketFile {
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
-    // Everything that can be refused is, before anything is made.
+    // Everything that can be refused is, before anything is made that would be left.
+    dataplane::check_privileges()?;
     Netlink::new()?.uplinks(&config.underlay, &config.vteps).await?;
     if cleanup::in_use(&config.bpffs) {
         bail!(
@@ -55,10 +58,16 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         );
     }
     let StoreAddress::Local(directory) = &config.store;
+    let fresh = Fresh::before(directory);
     let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(directory)?);
     let listener = api::bind(&config.socket)?;
     let _socket = SocketFile(config.socket.clone());
-    let dataplane = Dataplane::open(&options(&config))?;
+    let mut dataplane = Dataplane::open(&options(&config))?;
+    fresh.keep();
+    if let Some(logger) = dataplane.take_logger() {
+        tracing::warn!("the programs log every drop: this costs them time");
+        tokio::spawn(log_programs(logger));
+    }
     let counters = dataplane.counters()?;
     let drops = dataplane.events()?;
     let features = dataplane.features(&[]);
@@ -66,7 +75,9 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let (changed_tx, changed) = mpsc::channel(1);
     // Before the first look, so that nothing changes unseen between the two.
     let _watch = Watch::start(changed_tx)?;
+    // The API stops first, so that requests that are being worked on still find a reconciler.
     let (stop, stopped) = watch::channel(false);
+    let (halt, halted) = watch::channel(false);
     let links = KernelLinks::new(config.underlay.clone(), config.vteps.clone())?;
     let settings = settings(&config);
     let (reconciler, handle) =
@@ -77,7 +88,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         ServiceSettings { node: config.node.clone(), slots: config.slots() },
     );
     let hub = EventHub::new(EVENT_BACKLOG);
-    let mut reconciling = tokio::spawn(reconciler.run(changed, stopped.clone()));
+    let mut reconciling = tokio::spawn(reconciler.run(changed, halted));
     tokio::spawn(pump(drops, hub.clone()));
     tokio::spawn(name_events(Arc::clone(&store), service.clone(), hub.clone()));
     for feature in features.iter().filter(|feature| !feature.available) {
@@ -88,14 +99,14 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let state = ApiState::new(service.clone(), hub, Arc::new(counters));
     let serve = async {
         let manifests = scanned.await;
-        let serving = tokio::spawn(serve(listener, state, stopped.clone()));
+        let serving = tokio::spawn(serve(listener, state, stopped));
         tracing::info!(node = config.node, socket = %config.socket.display(), "ready");
         (manifests, serving)
     };
     let (manifests, mut serving) = tokio::select! {
         started = serve => started,
-        _ = terminate.recv() => return end(&stop, reconciling).await,
-        _ = interrupt.recv() => return end(&stop, reconciling).await,
+        _ = terminate.recv() => return end(&halt, reconciling).await,
+        _ = interrupt.recv() => return end(&halt, reconciling).await,
         ended = &mut reconciling => return Err(anyhow!("the reconciler ended unexpectedly: {ended:?}")),
     };
     let manifests = manifests.map(|manifests| tokio::spawn(manifests.run()));
@@ -114,11 +125,12 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     }
     stop.send_replace(true);
     serving.await.context("the API's task failed")??;
-    reconciling.await.context("the reconciler's task failed")
+    end(&halt, reconciling).await
 }
 
-async fn end(stop: &watch::Sender<bool>, reconciling: JoinHandle<()>) -> anyhow::Result<()> {
-    stop.send_replace(true);
+/// Lets the pass that is being made come to its end.
+async fn end(halt: &watch::Sender<bool>, reconciling: JoinHandle<()>) -> anyhow::Result<()> {
+    halt.send_replace(true);
     reconciling.await.context("the reconciler's task failed")
 }
 
@@ -129,7 +141,13 @@ fn options(config: &Config) -> Options {
         config::UplinkMode::Xdp => UplinkMode::Xdp,
     };
     let sizes = config.maps.iter().map(|(name, size)| ((*name).to_owned(), *size)).collect();
-    Options { bpffs: config.bpffs.clone(), sizes, uplink_mode, debug: false, tc: TcMode::Auto }
+    Options {
+        bpffs: config.bpffs.clone(),
+        sizes,
+        uplink_mode,
+        debug: config.debug_dataplane,
+        tc: TcMode::Auto,
+    }
 }
 
 fn settings(config: &Config) -> Settings {
@@ -142,17 +160,23 @@ fn settings(config: &Config) -> Settings {
 }
 
 /// Reads the manifests once, after a first pass has told the facts; then everything is known and deletes may begin.
+/// Returns after the pass that does them, so that nobody is told of a node that is not in sync yet.
 async fn read_sources(config: &Config, service: &Service, handle: &Handle) -> Option<Manifests> {
-    let Some(directory) = &config.manifests else {
-        handle.sources_ready();
+    let mut manifests = None;
+    if let Some(directory) = &config.manifests {
         handle.programmed(0).await;
-        return None;
-    };
-    handle.programmed(0).await;
-    let mut manifests = Manifests::new(directory.clone(), service.clone());
-    manifests.scan().await;
+        let mut directory = Manifests::new(directory.clone(), service.clone());
+        directory.scan().await;
+        manifests = Some(directory);
+    }
     handle.sources_ready();
-    Some(manifests)
+    if tokio::time::timeout(START, handle.complete()).await.is_err() {
+        tracing::warn!(
+            "the first pass has not ended within {} s; the API is served meanwhile",
+            START.as_secs()
+        );
+    }
+    manifests
 }
 
 async fn serve(
@@ -167,7 +191,13 @@ async fn serve(
     api::serve(listener, state, shutdown).await
 }
 
-async fn pump(drops: fabric_agent::dataplane::Events, hub: EventHub) {
+async fn log_programs(logger: Logger) {
+    if let Err(error) = logger.run().await {
+        tracing::warn!("the programs' log can't be read any more: {error}");
+    }
+}
+
+async fn pump(drops: Events, hub: EventHub) {
     let error = events::pump(drops, hub).await;
     tracing::warn!("drop events can't be read any more: {error}; counters stay exact");
 }

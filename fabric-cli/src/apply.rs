@@ -99,19 +99,36 @@ fn documents(text: &str) -> anyhow::Result<Vec<Value>> {
         let json: Result<Vec<Value>, _> = serde_json::Deserializer::from_str(text).into_iter().collect();
         match json {
             Ok(values) => return Ok(values),
-            Err(error) if serde_saphyr::from_multiple::<Value>(text).is_err() => bail!("not JSON: {error}"),
+            Err(error) if serde_saphyr::from_multiple_with_options::<Value>(text, limits()).is_err() => {
+                bail!("not JSON: {error}")
+            }
             Err(_) => {}
         }
     }
-    serde_saphyr::from_multiple(text).map_err(|error| {
+    serde_saphyr::from_multiple_with_options(text, limits()).map_err(|error| {
         let message = error.without_snippet().to_string();
         anyhow::anyhow!("not YAML: {}", message.lines().next().unwrap_or_default())
     })
 }
 
+/// Files of many thousand objects are meant; what protects from mistakes is the agent's limit of bytes.
+fn limits() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! { max_documents: 1 << 20, max_nodes: 1 << 26, max_events: 1 << 27 },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::objects;
+
+    #[test]
+    fn a_file_holds_thousands_of_objects() {
+        let text: String = (0..3000)
+            .map(|i| format!("---\nkind: Node\nmetadata: {{name: n{i}}}\nspec: {{vteps: [192.0.2.1]}}\n"))
+            .collect();
+        assert_eq!(super::documents(&text).expect("it is YAML").len(), 3000);
+    }
 
     const YAML: &str = "\
 kind: Network

@@ -347,7 +347,8 @@ fn tables_come_back_as_they_were_written() {
                 events_per_second: 10,
                 vxlan_port: 4789u16.to_be_bytes(),
                 zero: [0; 2],
-                reserved: 0,
+                node_mac: Mac::new([2, 0xfd, 0, 0, 0, 7]),
+                reserved: [0; 2],
             },
         );
         assert!(dataplane.tables().upsert(&rows).is_empty());

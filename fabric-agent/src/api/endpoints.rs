@@ -28,16 +28,8 @@ pub(super) async fn attach(
     State(state): State<ApiState>,
     JsonBody(endpoint): JsonBody<Endpoint>,
 ) -> Result<(StatusCode, Json<Endpoint>), ApiError> {
-    // A client that goes away must not leave an attachment half done: the work is a task of its own.
-    let service = state.service;
-    let attached = tokio::spawn(async move { service.attach_endpoint(&Owner::cli(), endpoint).await }).await;
-    let attached = attached.map_err(|error| {
-        ApiError::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("the attachment failed inside the agent: {error}"),
-        )
-    })?;
-    Ok((StatusCode::CREATED, Json(attached?)))
+    let attached = state.service.attach_endpoint(&Owner::cli(), endpoint).await?;
+    Ok((StatusCode::CREATED, Json(attached)))
 }
 
 /// One endpoint.

@@ -1,16 +1,17 @@
 //! Network namespaces of containers: found by path, recognised by inode number, entered only by threads that die.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io,
     os::{
         fd::{AsFd, AsRawFd, RawFd},
-        unix::fs::MetadataExt,
+        unix::fs::{MetadataExt, OpenOptionsExt},
     },
     thread,
 };
 
 use nix::{
+    libc,
     sched::{CloneFlags, setns},
     sys::statfs::{NSFS_MAGIC, fstatfs},
 };
@@ -32,12 +33,15 @@ impl Netns {
     /// If nothing is there, or it is not a network namespace.
     pub fn open(path: &str) -> Result<Self, KernelError> {
         let gone = || KernelError::NamespaceGone { path: path.to_owned() };
-        let file = File::open(path).map_err(|error| {
-            match error.raw_os_error().map(nix::errno::Errno::from_raw) {
-                Some(nix::errno::Errno::ENOENT | nix::errno::Errno::ESRCH) => gone(),
-                _ => KernelError::NamespaceClosed { path: path.to_owned(), source: error },
-            }
-        })?;
+        // Not blocking: something else may be there by now, a pipe for example.
+        let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
+        let file =
+            OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|error| {
+                match error.raw_os_error().map(nix::errno::Errno::from_raw) {
+                    Some(nix::errno::Errno::ENOENT | nix::errno::Errno::ESRCH) => gone(),
+                    _ => KernelError::NamespaceClosed { path: path.to_owned(), source: error },
+                }
+            })?;
         let not_one = || KernelError::NotANamespace { path: path.to_owned() };
         if fstatfs(&file).map_err(|_| not_one())?.filesystem_type() != NSFS_MAGIC {
             return Err(not_one());
@@ -108,5 +112,22 @@ impl Netns {
             let _guard = runtime.enter();
             Netlink::new()
         })?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::{sys::stat::Mode, unistd::mkfifo};
+
+    use super::{KernelError, Netns};
+
+    #[test]
+    fn a_pipe_is_no_namespace_and_nobody_waits_for_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("pipe");
+        mkfifo(&path, Mode::S_IRWXU).expect("a pipe");
+        let text = path.to_str().expect("valid");
+        assert!(matches!(Netns::open(text), Err(KernelError::NotANamespace { .. })));
+        assert!(matches!(Netns::open_same(text, 7), Err(KernelError::NamespaceGone { .. })));
     }
 }

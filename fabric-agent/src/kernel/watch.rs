@@ -48,6 +48,9 @@ impl Watch {
                     }
                 }
             }
+            tracing::warn!(
+                "the kernel's network notifications ended; changes are found by looking now and then"
+            );
         })))
     }
 }

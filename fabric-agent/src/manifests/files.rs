@@ -64,7 +64,7 @@ fn read_one(path: PathBuf) -> Option<Found> {
 pub fn parse_objects(text: &str) -> Result<Vec<Object>, String> {
     // Through JSON values, so that an error speaks of the object's own kind.
     let documents: Vec<serde_json::Value> =
-        serde_saphyr::from_multiple(text).map_err(|e| one_line(&e.to_string()))?;
+        serde_saphyr::from_multiple_with_options(text, limits()).map_err(|e| one_line(&e.to_string()))?;
     let mut objects = Vec::new();
     for value in documents {
         if let serde_json::Value::Array(values) = value {
@@ -76,6 +76,13 @@ pub fn parse_objects(text: &str) -> Result<Vec<Object>, String> {
         }
     }
     Ok(objects)
+}
+
+/// Files of many thousand objects are meant; what protects from mistakes is the limit of bytes.
+fn limits() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! { max_documents: 1 << 20, max_nodes: 1 << 26, max_events: 1 << 27 },
+    }
 }
 
 fn object(value: serde_json::Value) -> Result<Object, String> {
@@ -103,6 +110,14 @@ mod tests {
         assert_eq!(parse_objects(json).unwrap().len(), 1);
         assert!(parse_objects("").unwrap().is_empty());
         assert!(parse_objects("# nothing\n").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_file_holds_thousands_of_objects() {
+        let text: String = (0..3000)
+            .map(|i| format!("---\nkind: Node\nmetadata: {{name: n{i}}}\nspec: {{vteps: [192.0.2.1]}}\n"))
+            .collect();
+        assert_eq!(parse_objects(&text).unwrap().len(), 3000);
     }
 
     #[test]

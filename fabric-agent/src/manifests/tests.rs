@@ -175,3 +175,42 @@ async fn the_watch_notices_a_rename() {
     task.abort();
     assert_eq!(found, 1);
 }
+
+#[tokio::test]
+async fn reading_the_directory_is_no_reason_to_read_it_again() {
+    let b = bench();
+    let path = b.dir.path().join("a.yaml");
+    std::fs::write(&path, "kind: Node\nmetadata: {name: n2}\nspec: {vteps: [192.0.2.9]}\n").unwrap();
+    let (tell, mut told) = mpsc::channel(1);
+    let _watch = watch(b.dir.path(), tell).expect("the directory can be watched");
+    for _ in 0..3 {
+        files::read(b.dir.path()).unwrap();
+    }
+    assert!(tokio::time::timeout(Duration::from_millis(200), told.recv()).await.is_err());
+    std::fs::write(&path, "").unwrap();
+    tokio::time::timeout(Duration::from_secs(20), told.recv()).await.expect("a change is told");
+}
+
+#[tokio::test]
+async fn a_refused_object_is_tried_again_when_the_store_changes() {
+    let mut b = bench();
+    b.service.apply(&Owner::cli(), parse_objects(&network("a")).unwrap()).await.unwrap();
+    b.write("a.yaml", &network("a"));
+    b.manifests.scan().await;
+    assert_eq!(b.problems().await.len(), 1);
+    let service = b.service.clone();
+    let task = tokio::spawn(b.manifests.run());
+    // The first look of the watch, and what it may have been told meanwhile, is over.
+    tokio::time::sleep(4 * SETTLE).await;
+    service.delete_network(&Owner::cli(), "a").await.unwrap();
+    let begun = std::time::Instant::now();
+    while service.networks().await.unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(begun.elapsed() < RESCAN / 2, "it is not looked at again");
+    }
+    while !service.status().await.unwrap().problems.is_empty() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(begun.elapsed() < RESCAN / 2, "the problem stays");
+    }
+    task.abort();
+}

@@ -98,7 +98,14 @@ impl KernelLinks {
 impl Links for KernelLinks {
     fn observe(&mut self) -> BoxFuture<'_, Result<Observed, KernelError>> {
         Box::pin(async {
-            let links = self.netlink.links().await?;
+            let links = match self.netlink.links().await {
+                // The socket is of no more use; the next look gets a new one.
+                Err(error @ KernelError::Netlink { .. }) => {
+                    self.netlink = Netlink::new()?;
+                    return Err(error);
+                }
+                links => links?,
+            };
             let uplinks = self.netlink.uplinks(&self.underlay, &self.vteps).await;
             Ok(Observed { uplinks, links })
         })

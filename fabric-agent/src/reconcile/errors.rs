@@ -15,11 +15,20 @@ pub(super) struct Errors {
     pub(super) rows: Vec<String>,
     /// Programs could not be attached: why, by interface.
     pub(super) interfaces: BTreeMap<u32, String>,
+    /// Something failed that another attempt may mend. A namespace that is gone is none of that: there is nothing left
+    /// to be made equal.
+    mendable: bool,
 }
 
 impl Errors {
     pub(super) fn endpoint(&mut self, name: &str, error: &KernelError) {
+        self.mendable |= !error.is_unreachable_namespace();
         self.endpoints.entry(name.to_owned()).or_insert_with(|| error.to_string());
+    }
+
+    /// Whether the kernel is as wanted, as far as it can be.
+    pub(super) fn equal(&self) -> bool {
+        self.node.is_empty() && self.rows.is_empty() && self.interfaces.is_empty() && !self.mendable
     }
 
     /// All of them as sentences.

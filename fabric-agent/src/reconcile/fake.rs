@@ -199,7 +199,7 @@ impl Datapath for Fake {
                 }
                 let full = before != rows.endpoints.len();
                 rows::merge(&mut world.tables, &rows);
-                full.then(|| DataplaneError::Full { map: "endpoints", limit: 1 }).into_iter().collect()
+                full.then_some(DataplaneError::Full { map: "endpoints", limit: 1 }).into_iter().collect()
             }
             Err(text) => vec![DataplaneError::Object(text)],
         }

@@ -24,10 +24,19 @@ struct Published {
     status: Status,
 }
 
+/// What the last pass covered.
+#[derive(Clone, Copy, Debug, Default)]
+struct Done {
+    /// The store's revision, once a pass ended.
+    revision: Option<u64>,
+    /// Whether a pass was made that knew every source, so that it deleted what nobody wants.
+    complete: bool,
+}
+
 /// Shared by the loop and its handles.
 pub(super) struct Shared {
     published: RwLock<Published>,
-    done: watch::Sender<Option<u64>>,
+    done: watch::Sender<Done>,
     trigger: mpsc::Sender<()>,
     counters: Option<Counters>,
     ready: AtomicBool,
@@ -50,7 +59,13 @@ impl Shared {
             ..Status::default()
         };
         let published = RwLock::new(Published { facts, report: Report::new(), status });
-        Self { published, done: watch::Sender::new(None), trigger, counters, ready: AtomicBool::new(false) }
+        Self {
+            published,
+            done: watch::Sender::new(Done::default()),
+            trigger,
+            counters,
+            ready: AtomicBool::new(false),
+        }
     }
 
     pub(super) fn sources_ready(&self) -> bool {
@@ -79,13 +94,16 @@ impl Shared {
             published.facts = facts;
             published.report = report;
             let status = &mut published.status;
-            status.in_sync |= in_sync && reconcile.errors.is_empty();
+            status.in_sync |= in_sync && engine.equal;
             status.problems.clone_from(&reconcile.errors);
             status.reconcile = reconcile;
             status.uplinks = uplinks;
             status.features = features;
         }
-        self.done.send_replace(Some(revision));
+        self.done.send_modify(|done| {
+            done.revision = Some(revision);
+            done.complete |= in_sync;
+        });
     }
 
     /// A pass that could not even begin.
@@ -113,6 +131,13 @@ impl Handle {
         self.trigger();
     }
 
+    /// Resolves once a pass was made that knew every source, successful or not.
+    pub async fn complete(&self) {
+        let mut done = self.shared.done.subscribe();
+        // The loop is gone only when the agent stops.
+        let _ = done.wait_for(|done| done.complete).await;
+    }
+
     /// Asks for a pass that compares everything, soon.
     pub fn trigger(&self) {
         // A full channel means that one is asked for already.
@@ -125,7 +150,7 @@ impl Kernel for Handle {
         let mut done = self.shared.done.subscribe();
         Box::pin(async move {
             // The loop is gone only when the agent stops; nobody waits for an answer then.
-            let _ = done.wait_for(|done| done.is_some_and(|done| done >= revision)).await;
+            let _ = done.wait_for(|done| done.revision.is_some_and(|done| done >= revision)).await;
         })
     }
 

@@ -14,6 +14,8 @@ mod errors;
 #[cfg(test)]
 mod fake;
 mod handle;
+#[cfg(test)]
+mod loop_tests;
 mod pace;
 mod pass;
 mod ports;
@@ -23,6 +25,7 @@ mod rows;
 mod tests;
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -64,7 +67,7 @@ pub struct Reconciler<L, D> {
     triggered: mpsc::Receiver<()>,
     cluster: Option<(u64, Cluster)>,
     /// Errors of the last pass, which were logged.
-    said: Vec<String>,
+    said: BTreeSet<String>,
 }
 
 impl<L: Links, D: Datapath> Reconciler<L, D> {
@@ -86,7 +89,7 @@ impl<L: Links, D: Datapath> Reconciler<L, D> {
         let shared = Arc::new(Shared::new(trigger, counters, &settings, engine.facts.clone()));
         let handle = Handle::new(Arc::clone(&shared));
         let pace = Pace::new(settings.resync, Instant::now());
-        Ok((Self { engine, store, shared, pace, triggered, cluster: None, said: Vec::new() }, handle))
+        Ok((Self { engine, store, shared, pace, triggered, cluster: None, said: BTreeSet::new() }, handle))
     }
 
     /// Runs until `stop` says true or is dropped. `changed` reports changes of links, addresses and routes. What was
@@ -146,10 +149,10 @@ impl<L: Links, D: Datapath> Reconciler<L, D> {
         let mut status = self.engine.account.status().clone();
         status.errors.extend(read);
         // Once, not at every retry.
-        for error in status.errors.iter().filter(|error| !self.said.contains(error)) {
+        for error in status.errors.iter().filter(|error| !self.said.contains(*error)) {
             tracing::warn!("{error}");
         }
-        self.said.clone_from(&status.errors);
+        self.said = status.errors.iter().cloned().collect();
         let success = status.errors.is_empty();
         self.shared.publish(&self.engine, report, status, mode.in_sync, revision);
         success

@@ -45,6 +45,8 @@ pub(super) struct Engine<L, D> {
     pub(super) finished: BTreeMap<String, (PortLink, u32)>,
     vxlan_made: bool,
     retired: bool,
+    /// Whether the last pass left the kernel as wanted, as far as it can be.
+    pub(super) equal: bool,
     pub(super) account: Account,
 }
 
@@ -60,6 +62,7 @@ impl<L: Links, D: Datapath> Engine<L, D> {
             finished: BTreeMap::new(),
             vxlan_made: false,
             retired: false,
+            equal: false,
             account: Account::default(),
         }
     }
@@ -77,6 +80,7 @@ impl<L: Links, D: Datapath> Engine<L, D> {
         };
         let finished: BTreeSet<&str> = self.finished.keys().map(String::as_str).collect();
         let report = report::make(cluster, &desired, &self.facts, &self.rows, &finished, &errors);
+        self.equal = errors.equal();
         self.account.pass(errors.sentences());
         report
     }
@@ -275,7 +279,7 @@ impl<L: Links, D: Datapath> Engine<L, D> {
 
     /// Once, when the programs of this process are in force everywhere: removes what only older ones used.
     fn retire(&mut self, errors: &mut Errors) {
-        if self.retired || !errors.sentences().is_empty() {
+        if self.retired || !errors.equal() {
             return;
         }
         match self.datapath.retire() {

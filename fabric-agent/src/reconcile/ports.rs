@@ -37,7 +37,7 @@ impl<L: Links, D: Datapath> Engine<L, D> {
                 if own.is_none() && !link.is_half_made() {
                     let text =
                         format!("an interface named {} exists already: remove or rename it", link.name);
-                    errors.endpoints.insert(name.clone(), text);
+                    errors.endpoint(name, &KernelError::Unusable(text));
                     continue;
                 }
                 // Begun by an agent that died before it could mark it, or made for another container of that name.
@@ -95,6 +95,8 @@ impl<L: Links, D: Datapath> Engine<L, D> {
     }
 
     async fn set_up_port(&mut self, port: &PortLink, link: &Link, done: bool) -> Result<(), KernelError> {
+        // What this agent set up itself and is to be something else now is not done by having been up.
+        let known = self.finished.contains_key(&port.endpoint);
         self.links.host_side_up(port, link).await?;
         if done {
             self.account.repair(format!("state of interface {}", port.host_ifname));
@@ -104,7 +106,7 @@ impl<L: Links, D: Datapath> Engine<L, D> {
             Ok(()) => {}
             // A veth dies with the namespace of either side, so this one's is alive, only not to be found by its path;
             // and a far side that is up was set up by an earlier agent. Traffic flows; nothing is left to do.
-            Err(error) if error.is_unreachable_namespace() && link.up && link.running => {
+            Err(error) if error.is_unreachable_namespace() && !known && link.up && link.running => {
                 tracing::info!(
                     "endpoint {}: {} can't be opened, its interface works",
                     port.endpoint,

@@ -244,3 +244,16 @@ async fn a_port_is_not_set_up_before_its_network_has_its_gateway() {
     let report = engine.pass(&cluster(&["web"]), SYNCED).await;
     assert_eq!(report[&("Endpoint", "web".to_owned())].0, State::Ready);
 }
+
+#[tokio::test]
+async fn a_container_out_of_reach_that_must_change_is_reported() {
+    let fake = Fake::default();
+    let mut engine = engine(&fake);
+    engine.pass(&cluster(&["web"]), SYNCED).await;
+    fake.world().out_of_reach = true;
+    let mut changed = cluster(&["web"]);
+    changed.networks.values_mut().for_each(|network| network.mtu = Some(1300));
+    let report = engine.pass(&changed, SYNCED).await;
+    assert_eq!(state(&report, "web"), State::Degraded, "{report:?}");
+    assert!(fake.world().journal.iter().all(|step| !step.starts_with("delete")));
+}

@@ -41,7 +41,13 @@ pub(super) struct Draft {
 /// A sentence about an object: with its name in front unless it is there already.
 pub(super) fn named(kind: &str, name: &str, text: &str) -> String {
     let subject = format!("{} {name}", kind.to_lowercase());
-    if text.contains(&subject) { text.to_owned() } else { format!("{subject}: {text}") }
+    // `endpoint a` is not in `endpoint attach`.
+    let whole = |rest: &str| !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '-');
+    if text.match_indices(&subject).any(|(at, _)| whole(&text[at + subject.len()..])) {
+        text.to_owned()
+    } else {
+        format!("{subject}: {text}")
+    }
 }
 
 impl Draft {
@@ -256,4 +262,20 @@ fn refuse_agent_fields(object: &Object, owner: &Owner) -> Result<(), ServiceErro
         return Err(ServiceError::invalid(format!("owner {given:?} can't be set from here: take it out")));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::named;
+
+    #[test]
+    fn a_sentence_names_its_object_once() {
+        assert_eq!(
+            named("Endpoint", "a", "use `fabric endpoint attach`"),
+            "endpoint a: use `fabric endpoint attach`"
+        );
+        assert_eq!(named("Node", "n1", "node n1-x is gone"), "node n1: node n1-x is gone");
+        assert_eq!(named("Node", "n1", "the address is node n1's"), "the address is node n1's");
+        assert_eq!(named("Node", "n1", "node n1"), "node n1");
+    }
 }

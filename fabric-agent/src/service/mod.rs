@@ -83,6 +83,11 @@ impl Service {
         &self.inner.settings.node
     }
 
+    /// Tells when the store changes.
+    pub fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.inner.store.watch()
+    }
+
     /// Replaces what a front door reports as wrong; it appears in the node's status.
     pub fn report(&self, owner: &Owner, problems: Vec<String>) {
         let mut reports = self.inner.reports.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,7 @@
 //! Requests that only read: objects with their status.
 
+use std::collections::BTreeSet;
+
 use fabric_api::{
     object::{Metadata, NodeNetwork, NodeSpec},
     status::{EndpointStatus, NetworkStatus, NodeStatus, State},
@@ -77,11 +79,9 @@ impl Service {
         let mut status = self.inner.kernel.node_status();
         self.node_name().clone_into(&mut status.node);
         status.store = self.inner.store.address();
-        for problem in view.problems().into_iter().chain(self.reported()) {
-            if !status.problems.contains(&problem) {
-                status.problems.push(problem);
-            }
-        }
+        let mut told: BTreeSet<String> = status.problems.iter().cloned().collect();
+        let problems = view.problems().into_iter().chain(self.reported());
+        status.problems.extend(problems.filter(|problem| told.insert(problem.clone())));
         Ok(status)
     }
 

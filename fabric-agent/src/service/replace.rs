@@ -22,7 +22,7 @@ pub struct Replaced {
 impl Service {
     /// Makes an owner's objects equal to `objects`. An object that is refused keeps its former state and is reported;
     /// the others stand. What the owner has beyond them is removed if `prune` is set. Endpoints of this node that were
-    /// attached here are taken as the announcements that they are (see [`super::draft::Announced`]).
+    /// attached here are taken as the announcements that they are.
     ///
     /// # Errors
     /// The store can't be written.

@@ -327,7 +327,8 @@ async fn one_list_of_all_hosts_objects_fits_this_host() {
     blue(&b, "10.1.0.0/24").await;
     let web = attach(&b, "web", "").await.unwrap();
     let address = web.spec.addresses[0].to_string();
-    let list = |web: Object| vec![node("n1"), node("n2"), web, remote("far", "n2", "10.1.0.99")];
+    let own = object(r#"{"kind":"Node","metadata":{"name":"n1"},"spec":{"vteps":["192.0.2.1"]}}"#);
+    let list = |web: Object| vec![own.clone(), node("n2"), web, remote("far", "n2", "10.1.0.99")];
     let replaced = b.service.replace_owned(&files, list(remote("web", "n1", &address)), true).await.unwrap();
     assert!(replaced.problems.is_empty(), "{:?}", replaced.problems);
     assert_eq!(replaced.applied.len(), 3, "the endpoint is none of the list's");
@@ -371,4 +372,17 @@ async fn requests_are_answered_even_if_the_kernel_is_not() {
     b.service.delete_network(&Owner::cli(), "blue").await.unwrap();
     let took = begun.elapsed();
     assert!(took >= Duration::from_millis(600) && took < Duration::from_secs(20), "{took:?}");
+}
+
+#[tokio::test]
+async fn of_two_requests_that_exclude_each_other_one_is_refused() {
+    let b = bench();
+    let cli = Owner::cli();
+    blue(&b, "10.1.0.0/24").await;
+    let (one, two) = tokio::join!(attach(&b, "web", ""), attach(&b, "web", ""));
+    assert_eq!(one.is_ok(), two.is_err(), "{one:?} {two:?}");
+    b.service.detach_endpoint(&cli, "web").await.unwrap();
+    let (attached, deleted) = tokio::join!(attach(&b, "web", ""), b.service.delete_network(&cli, "blue"));
+    assert_eq!(attached.is_ok(), deleted.is_err(), "{attached:?} {deleted:?}");
+    assert_eq!(b.service.networks().await.unwrap().len(), usize::from(attached.is_ok()));
 }

@@ -20,16 +20,19 @@ impl Service {
     /// The name or VNI is taken, or a field is wrong.
     pub async fn create_network(&self, owner: &Owner, network: Network) -> Result<Network, ServiceError> {
         let name = network.metadata.name.clone();
-        let object = Object::Network(network);
-        let ((), revision) = self
-            .transact(|draft| {
-                draft.must_be_absent(&object)?;
-                draft.put(owner, object.clone())?;
-                draft.validate()
-            })
-            .await?;
+        let revision = self.create(owner, &Object::Network(network)).await?;
         self.settle(revision).await;
         self.network(&name).await
+    }
+
+    /// Stores an object of a new name.
+    async fn create(&self, owner: &Owner, object: &Object) -> Result<u64, ServiceError> {
+        let change = |draft: &mut Draft| {
+            draft.must_be_absent(object)?;
+            draft.put(owner, object.clone())?;
+            draft.validate()
+        };
+        Ok(self.transact(change).await?.1)
     }
 
     /// Removes a network that has no endpoints, and waits until the kernel has forgotten it.
@@ -79,14 +82,7 @@ impl Service {
 
     async fn attach(&self, owner: &Owner, endpoint: Endpoint) -> Result<Endpoint, ServiceError> {
         let name = endpoint.metadata.name.clone();
-        let object = Object::Endpoint(endpoint);
-        let ((), revision) = self
-            .transact(|draft| {
-                draft.must_be_absent(&object)?;
-                draft.put(owner, object.clone())?;
-                draft.validate()
-            })
-            .await?;
+        let revision = self.create(owner, &Object::Endpoint(endpoint)).await?;
         match self.outcome(&name, revision).await {
             Ok(()) => self.endpoint(&name).await,
             Err(text) => {

@@ -20,7 +20,7 @@ use super::{
 /// The layout of the tables below; a higher one in a file means that a newer version wrote it.
 const SCHEMA: u64 = 1;
 /// The file inside the store's directory.
-const FILE: &str = "fabric.redb";
+pub(super) const FILE: &str = "fabric.redb";
 
 /// `KIND/NAME` to JSON of the object.
 const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
@@ -44,6 +44,30 @@ struct Inner {
 }
 
 impl EmbeddedStore {
+    /// Whether there is a store in `directory`.
+    pub fn exists(directory: &Path) -> bool {
+        directory.join(FILE).exists()
+    }
+
+    /// Removes the store in `directory`, and the directory if nothing else is in it. Says whether there was one.
+    ///
+    /// # Errors
+    /// An agent has it open, or the operating system refuses. One that is damaged is removed like others.
+    pub fn purge(directory: &Path) -> Result<bool, StoreError> {
+        if !Self::exists(directory) {
+            return Ok(false);
+        }
+        if let Err(error @ StoreError::InUse { .. }) = Self::open(directory) {
+            return Err(error);
+        }
+        let path = directory.join(FILE);
+        std::fs::remove_file(&path)
+            .map_err(|e| StoreError::Io { path: path.display().to_string(), detail: e.to_string() })?;
+        // Other files are not ours to remove.
+        let _ = std::fs::remove_dir(directory);
+        Ok(true)
+    }
+
     /// Opens the store in `directory`, creating both if absent (readable by the owner only).
     ///
     /// # Errors

@@ -8,9 +8,11 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 
 pub mod embedded;
+mod fresh;
 mod state;
 
 pub use embedded::EmbeddedStore;
+pub use fresh::Fresh;
 
 /// Everything in the store at one revision.
 #[derive(Clone, Debug, Default, PartialEq)]

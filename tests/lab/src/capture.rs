@@ -43,7 +43,9 @@ impl Capture {
             "-n",
             "-U",
             "--immediate-mode",
-            "-s0",
+            // Room for a thousand frames that the kernel will cut only later; the default has room for eight.
+            "-s66000",
+            "-B65536",
             "-c",
             PACKET_LIMIT,
             "-i",

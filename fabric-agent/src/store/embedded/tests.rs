@@ -175,3 +175,20 @@ async fn what_was_acknowledged_survives_a_kill() {
     assert!(snapshot.revision >= acked);
     assert_eq!(snapshot.objects.len() as u64, snapshot.revision);
 }
+
+#[test]
+fn purging_takes_the_store_alone_and_not_one_that_is_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = dir.path().join("store");
+    assert!(!EmbeddedStore::purge(&directory).unwrap());
+    let store = EmbeddedStore::open(&directory).unwrap();
+    assert!(matches!(EmbeddedStore::purge(&directory), Err(StoreError::InUse { .. })));
+    drop(store);
+    std::fs::write(directory.join("precious"), "").unwrap();
+    assert!(EmbeddedStore::purge(&directory).unwrap());
+    assert!(directory.join("precious").exists());
+    std::fs::remove_file(directory.join("precious")).unwrap();
+    std::fs::write(directory.join(FILE), "damaged").unwrap();
+    assert!(EmbeddedStore::purge(&directory).unwrap());
+    assert!(!directory.exists());
+}

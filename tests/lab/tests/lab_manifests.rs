@@ -1,0 +1,213 @@
+//! Remote nodes and endpoints from a directory of manifests, and a VTEP that is not one of our agents.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use etherparse::{IpFragOffset, IpNumber, Ipv4Header, PacketBuilder};
+use fabric_api::status::State;
+use fabric_lab::{Capture, Container, Host, Lab, Options, until};
+
+const NODE: &str = "kind: Node\nmetadata: {name: far}\nspec: {vteps: [10.0.2.1], networks: [{network: n1}]}\n";
+const ENDPOINT: &str =
+    "kind: Endpoint\nmetadata: {name: faraway}\nspec: {network: n1, node: far, addresses: [192.168.10.21]}\n";
+
+fn write(host: &Host, file: &str, text: &str) -> Result<()> {
+    // Written beside the directory and moved, so that the agent never reads half a file.
+    let draft = host.directory().join("run/draft");
+    fs::write(&draft, text)?;
+    fs::rename(&draft, host.manifests().join(file))?;
+    Ok(())
+}
+
+fn state(host: &Host, endpoint: &str) -> Option<State> {
+    host.endpoint(endpoint).ok()?.status.map(|status| status.state)
+}
+
+fn problems(host: &Host) -> String {
+    host.status().map(|status| status.problems.join("\n")).unwrap_or_default()
+}
+
+#[test]
+fn objects_come_and_go_with_their_files() -> Result<()> {
+    let lab = Lab::new("files", 1)?;
+    let host = lab.host(1);
+    host.fabric(&["network", "create", "n1", "--subnet", "192.168.10.0/24", "--vni", "100"])?;
+    write(host, "node.yaml", NODE)?;
+    write(host, "endpoint.yaml", ENDPOINT)?;
+    until("the endpoint is there", || state(host, "faraway") == Some(State::Ready))?;
+    let endpoint = host.endpoint("faraway")?;
+    assert_eq!(endpoint.metadata.owner, "manifests:/run/fabric/manifests");
+    assert!(endpoint.status.is_some_and(|status| !status.local));
+
+    // Another front door does not touch it.
+    let refused = host.try_fabric(&["endpoint", "detach", "faraway"])?;
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.contains("manifests:/run/fabric/manifests"), "{refused:?}");
+    // And the directory does not touch another's.
+    write(host, "other.yaml", "kind: Network\nmetadata: {name: n1}\nspec: {subnets: [10.9.0.0/16], vni: 100}\n")?;
+    until("the clash is reported", || problems(host).contains("n1"))?;
+    assert!(problems(host).contains("cli"), "{}", problems(host));
+    assert_eq!(host.networks()?[0].spec.subnets[0].to_string(), "192.168.10.0/24");
+    fs::remove_file(host.manifests().join("other.yaml"))?;
+    until("the problem is gone", || problems(host).is_empty())?;
+
+    // A file that is broken keeps what it had.
+    write(host, "endpoint.yaml", "kind: Endpoint\nmetadata: {name: faraway\n")?;
+    until("the broken file is reported", || problems(host).contains("endpoint.yaml"))?;
+    assert_eq!(state(host, "faraway"), Some(State::Ready), "{}", problems(host));
+    write(host, "endpoint.yaml", &ENDPOINT.replace("addresses", "adresses"))?;
+    until("the unknown key is reported", || problems(host).contains("adresses"))?;
+    assert_eq!(state(host, "faraway"), Some(State::Ready));
+
+    write(host, "endpoint.yaml", ENDPOINT)?;
+    until("the problem is gone", || problems(host).is_empty())?;
+    fs::remove_file(host.manifests().join("endpoint.yaml"))?;
+    until("the endpoint goes with its file", || host.endpoint("faraway").is_err())?;
+    assert!(host.fabric(&["node", "inspect", "far", "-o", "json"]).is_ok());
+    fs::remove_file(host.manifests().join("node.yaml"))?;
+    until("the node goes with its file", || host.fabric(&["node", "inspect", "far"]).is_err())?;
+    Ok(())
+}
+
+/// Host 1 with an agent and container `a`; host 2 is the kernel's own VXLAN with a bridge and a container behind it.
+/// `checksum` is `udpcsum` or `noudpcsum`.
+fn foreign(id: &str, checksum: &str) -> Result<(Container, Container, Lab)> {
+    let mut lab = Lab::with(id, &Options { hosts: 2, agents: false, ..Options::default() })?;
+    lab.host_mut(1).start_agent()?;
+    let network = ["network", "create", "n1", "--subnet", "192.168.10.0/24", "--subnet", "fd00:10::/64"];
+    lab.host(1).fabric(&[&network, &["--vni", "100"][..]].concat())?;
+    let a = lab.container(1, "a")?;
+    let own = lab.host(1).attach(&a, "a", "n1", &["--ip", "192.168.10.11", "--ip", "fd00:10::11"])?;
+    let own_mac = own.spec.mac.context("a MAC")?;
+    let k = lab.container(2, "k")?;
+    let (mac, netns) = ("02:00:00:00:00:21", k.netns().to_owned());
+    let script = format!(
+        "ip link add v0 mtu 1450 type vxlan id 100 dstport 4789 local 10.0.2.1 nolearning {checksum}
+        ip link add br0 mtu 1450 type bridge
+        ip link set v0 master br0 up
+        ip link set br0 up
+        ip link add k0 mtu 1450 type veth peer name eth0 mtu 1450 address {mac} netns {netns}
+        ip link set k0 master br0 up
+        bridge fdb append 00:00:00:00:00:00 dev v0 dst 10.0.1.1
+        bridge fdb replace {own_mac} dev v0 dst 10.0.1.1 self permanent"
+    );
+    lab.host(2).sh(&["sh", "-ec", &script])?;
+    k.sh(&["sh", "-ec", &format!(
+        "ip addr add 192.168.10.21/24 dev eth0
+        ip addr add fd00:10::21/64 dev eth0 nodad
+        ip link set eth0 up
+        ip neigh replace 192.168.10.11 lladdr {own_mac} dev eth0 nud permanent
+        ip neigh replace fd00:10::11 lladdr {own_mac} dev eth0 nud permanent"
+    )])?;
+    write(lab.host(1), "foreign.yaml", &format!(
+        "kind: Node\nmetadata: {{name: switch}}\nspec:\n  vteps: [10.0.2.1]\n  foreign: true\n  networks:\n  \
+         - {{network: n1, prefixes: [192.168.10.16/28, 'fd00:10::20/124']}}\n---\n\
+         kind: Endpoint\nmetadata: {{name: k}}\nspec: {{network: n1, node: switch, mac: '{mac}', \
+         addresses: [192.168.10.21, 'fd00:10::21']}}\n"
+    ))?;
+    until("the foreign endpoint is there", || state(lab.host(1), "k") == Some(State::Ready))?;
+    Ok((a, k, lab))
+}
+
+fn same_bytes(from: &Container, to: &Container, address: &str) -> Result<()> {
+    for kind in ["tcp", "udp"] {
+        let server = to.serve(&[&format!("exact-{kind}-sink"), "--bind", address])?;
+        let send = format!("exact-{kind}-send");
+        let sent = from.traffic(&[&send, "--to", address, "--sizes", "1-20,1380-1450,9000"])?;
+        let received = server.report()?;
+        assert_eq!((&sent["bytes"], &sent["hash"]), (&received["bytes"], &received["hash"]), "{send} {address}");
+    }
+    Ok(())
+}
+
+fn both_ways(id: &str, checksum: &str, taken: &str, not_taken: &str) -> Result<()> {
+    let (a, k, lab) = foreign(id, checksum)?;
+    let before = lab.host(1).counts()?;
+    until("the bridge forwards", || k.ping("192.168.10.11").is_ok())?;
+    a.ping("192.168.10.21")?;
+    a.ping("fd00:10::21")?;
+    k.ping("fd00:10::11")?;
+    for (from, to, address) in [
+        (&a, &k, "192.168.10.21:5000"),
+        (&a, &k, "[fd00:10::21]:5000"),
+        (&k, &a, "192.168.10.11:5000"),
+        (&k, &a, "[fd00:10::11]:5000"),
+    ] {
+        same_bytes(from, to, address)?;
+    }
+    let moved = lab.host(1).counts()?.since(&before);
+    assert!(moved.get(&format!("{taken} action local")) > 100, "{moved:?}");
+    assert_eq!(moved.get(&format!("{not_taken} action local")), 0, "{moved:?}");
+    Ok(())
+}
+
+#[test]
+fn a_linux_vtep_with_outer_checksums_is_reached_both_ways() -> Result<()> {
+    both_ways("csum", "udpcsum", "from_vxlan", "from_uplink")
+}
+
+#[test]
+fn a_linux_vtep_without_outer_checksums_is_reached_both_ways() -> Result<()> {
+    both_ways("nocsum", "noudpcsum", "from_uplink", "from_vxlan")
+}
+
+/// A tunnel packet from host 2 with an inner datagram to container `a`: the outer IP header's payload.
+fn outer_udp(a: [u8; 6]) -> Vec<u8> {
+    let mut inner = Vec::new();
+    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 0x21], a)
+        .ipv4([192, 168, 10, 21], [192, 168, 10, 11], 64)
+        .udp(4242, 7777)
+        .write(&mut inner, &[0x5a; 600])
+        .expect("it fits");
+    let vxlan = [&[8, 0, 0, 0, 0, 0, 100, 0][..], &inner].concat();
+    let length = u16::try_from(8 + vxlan.len()).expect("a datagram").to_be_bytes();
+    [&50_000_u16.to_be_bytes()[..], &4789_u16.to_be_bytes(), &length, &[0, 0], &vxlan].concat()
+}
+
+fn outer(wire: &[u8], payload: &[u8], adjust: impl FnOnce(&mut Ipv4Header)) -> Result<Vec<u8>> {
+    let length = u16::try_from(payload.len())?;
+    let mut header = Ipv4Header::new(length, 64, IpNumber::UDP, [10, 0, 2, 1], [10, 0, 1, 1])?;
+    header.identification = 4711;
+    adjust(&mut header);
+    header.set_payload_len(payload.len())?;
+    let mut frame = wire.to_vec();
+    header.write(&mut frame)?;
+    frame.extend(payload);
+    Ok(frame)
+}
+
+#[test]
+fn outer_fragments_and_options_take_the_slow_path() -> Result<()> {
+    let (a, k, lab) = foreign("slow", "noudpcsum")?;
+    until("the bridge forwards", || k.ping("192.168.10.11").is_ok())?;
+    let mac = |text: &str| -> Result<Vec<u8>> {
+        text.trim().split(':').map(|byte| Ok(u8::from_str_radix(byte, 16)?)).collect()
+    };
+    let own = mac(&lab.host(2).link_attribute("u0", "address")?)?;
+    let neighbours = lab.host(2).sh(&["ip", "neigh", "show", "10.0.2.254"])?;
+    let router = neighbours.split_whitespace().skip_while(|word| *word != "lladdr").nth(1);
+    let router = mac(router.with_context(|| format!("no router in {neighbours:?}"))?)?;
+    let wire = [&router[..], &own, &[8, 0]].concat();
+    let mac_a = mac(&lab.host(1).endpoint("a")?.spec.mac.context("a MAC")?)?;
+    let payload = outer_udp(mac_a.as_slice().try_into()?);
+
+    let capture = Capture::start(|l| a.command(l), "eth0", "udp port 7777", lab.directory().join("s.pcap"))?;
+    let before = lab.host(1).counts()?;
+    let (first, second) = payload.split_at(256);
+    lab.host(2).send_frame(&outer(&wire, first, |ip| ip.more_fragments = true)?, 1)?;
+    lab.host(2).send_frame(&outer(&wire, second, |ip| ip.fragment_offset = IpFragOffset::try_new(32).expect("it fits"))?, 1)?;
+    // Router alert (RFC 2113): an option that changes nothing.
+    let options = outer(&wire, &payload, |ip| ip.options = [0x94, 4, 0, 0].into())?;
+    lab.host(2).send_frame(&options, 1)?;
+    until("both went through the vxlan device", || {
+        lab.host(1).counts().is_ok_and(|now| now.since(&before).get("from_vxlan action local") >= 2)
+    })
+    .with_context(|| format!("{:?}", lab.host(1).counts().map(|now| now.since(&before))))?;
+    let moved = lab.host(1).counts()?.since(&before);
+    assert_eq!(moved.get("from_uplink action outer_fragment"), 2, "{moved:?}");
+    assert_eq!(moved.get("from_uplink action outer_options"), 1, "{moved:?}");
+    assert!(moved.drops().is_empty(), "{moved:?}");
+    let lines = capture.text(&["-v"])?;
+    assert_eq!(lines.iter().filter(|line| line.contains("UDP, length 600")).count(), 2, "{lines:#?}");
+    Ok(())
+}
