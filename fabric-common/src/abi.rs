@@ -111,6 +111,7 @@ maps! {
     ACTIONS: "actions" PerCpuArray<u32, Tally> Kernel, HOOK_SLOTS * ACTION_SLOTS, false, "Packets and bytes by hook and action: index = hook * 32 + action.";
     PORT_COUNTERS: "port_counters" PerCpuArray<u32, PortCounters> Kernel, 4096, true, "Packets, bytes and drops of each local endpoint, by slot.";
     EVENT_BUDGET: "event_budget" PerCpuArray<u32, [u64; 4]> Transient, 1, false, "Rate limit of the events, per CPU: window start (ns), events in it, suppressed since the last event, unused.";
+    ICMP_ERRORS: "icmp_errors" PerCpuArray<u32, [u64; 25]> Transient, 1, false, "ICMP errors, per CPU: the time (ns) up to which the rate limit is used up, and room to put one together.";
     EVENTS: "events" RingBuf<u32, DropEvent> Transient, 1 << 20, true, "Sampled drop events.";
 }
 

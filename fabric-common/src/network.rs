@@ -1,10 +1,13 @@
 //! What a network (VNI) is on this node, and which nodes are members of it.
 
-use crate::{addr::Mac, shared};
+use crate::{
+    addr::{Addr, Mac},
+    shared,
+};
 
 shared! {
     /// Value of `networks`, keyed by VNI (`u32`, host byte order).
-    16 bytes: pub struct NetworkValue {
+    48 bytes: pub struct NetworkValue {
         /// MAC of the anycast gateway, the same on every node.
         pub gateway_mac: Mac,
         /// Largest IP packet inside the network, bytes.
@@ -15,6 +18,10 @@ shared! {
         pub zero: [u8; 2],
         /// Number of the network for events; a hash of its name.
         pub id: u32,
+        /// Gateway of the first IPv4 subnet, the source of ICMP errors; unspecified if there is none.
+        pub gateway_v4: Addr,
+        /// Gateway of the first IPv6 subnet, the source of ICMPv6 errors; unspecified if there is none.
+        pub gateway_v6: Addr,
     }
 }
 

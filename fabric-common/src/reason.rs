@@ -154,6 +154,8 @@ numbered! {
         ReservedBits = 12 "reserved_bits",
         /// Left to the stack: a UDP_SEGMENT packet, whose tunnel marks no helper can take off; its receiver could not cut it.
         UdpGso = 13 "udp_gso",
+        /// An ICMP or ICMPv6 error sent to the container whose packet was dropped. Counted beside the drop, with the bytes of the error.
+        IcmpError = 14 "icmp_error",
     }
 }
 

@@ -2,5 +2,6 @@
 //! tests need no kernel. The programs themselves are in `main.rs` and its modules.
 #![no_std]
 
+pub mod bucket;
 pub mod checksum;
 pub mod entropy;

@@ -12,11 +12,11 @@ mod programs {
         macros::{classifier, xdp},
         programs::{TcContext, XdpContext},
     };
-    use fabric_common::reason::Hook;
+    use fabric_common::reason::{DropReason, Hook};
 
     use crate::{
         outcome::{Trace, finish_tc, finish_xdp},
-        walk,
+        too_big, walk,
     };
 
     /// TC ingress of every port.
@@ -24,7 +24,9 @@ mod programs {
     pub fn from_container(ctx: TcContext) -> i32 {
         let mut trace = Trace::new(Hook::FromContainer, &ctx);
         let outcome = walk::from_container::walk(&ctx, &mut trace);
-        finish_tc(&ctx, &trace, outcome)
+        let code = finish_tc(&ctx, &trace, outcome);
+        // Behind the event, which reads the packet that the answer is written over.
+        if matches!(outcome, Err(DropReason::TooBig)) { too_big::answer(&ctx) } else { code }
     }
 
     /// TC ingress of every uplink.
@@ -56,8 +58,8 @@ macro_rules! bpf_only {
     ($($name:ident)+) => { $( #[cfg(target_arch = "bpf")] mod $name; )+ };
 }
 bpf_only! {
-    arp counters decap encap endpoint event fdb inner nd network node outcome packet port settings source tunnel uplink
-    walk
+    arp counters decap encap endpoint event extension fdb inner nd network node outcome packet port settings source too_big
+    tunnel uplink walk
 }
 
 #[cfg(target_arch = "bpf")]

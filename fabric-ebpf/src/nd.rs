@@ -14,9 +14,10 @@ use fabric_ebpf::checksum;
 use crate::{
     arp::{back, overwrite},
     endpoint,
+    extension::{self, Upper},
     inner::{ETH_LEN, ICMPV6, IPV6, Ip},
     outcome::{Outcome, Verdict, pack, unpack},
-    packet::{Frame, header, same_addr, skb, v6},
+    packet::{Frame, add_addr, header, same_addr, skb, v6},
 };
 
 const ROUTER_SOLICITATION: u8 = 133;
@@ -61,9 +62,6 @@ struct Answer {
 const ADVERTISEMENT_LEN: u16 = size_of::<Advertisement>() as u16;
 const ANSWER_LEN: u32 = size_of::<Answer>() as u32;
 
-/// How many extension headers are looked through for a hidden ICMPv6 header. More of them are refused.
-const EXTENSIONS: u32 = 6;
-
 /// Whether the packet is neighbour discovery, and if so whether it is behind extension headers: no honest host sends
 /// that, and it would pass a check that looks only at the first header.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -93,40 +91,17 @@ pub fn kind(frame: &impl Frame, offset: usize, ip: &Ip) -> Kind {
 }
 
 #[inline(always)]
-fn behind_extensions(frame: &impl Frame, mut at: u32, mut next: u8) -> Kind {
-    for _ in 0..EXTENSIONS {
-        match next {
-            // Hop-by-hop, routing and destination options (RFC 8200 section 4).
-            0 | 43 | 60 => {
-                let Some([following, len]) = frame.load::<2>(at) else { return Kind::Hidden };
-                next = following;
-                at += (u32::from(len) + 1) * 8;
-            }
-            // Authentication header (RFC 4302): length in 4-byte words minus 2.
-            51 => {
-                let Some([following, len]) = frame.load::<2>(at) else { return Kind::Hidden };
-                next = following;
-                at += (u32::from(len) + 2) * 4;
-            }
-            // Fragment: only the first one holds the header; later ones alone can't be put together.
-            44 => {
-                let Some([following, _, high, low]) = frame.load::<4>(at) else { return Kind::Hidden };
-                if u16::from_be_bytes([high, low]) & 0xfff8 != 0 {
-                    return Kind::None;
-                }
-                next = following;
-                at += 8;
-            }
-            ICMPV6 => {
-                return match frame.load::<1>(at) {
-                    Some([ROUTER_SOLICITATION..=REDIRECT]) | None => Kind::Hidden,
-                    Some(_) => Kind::None,
-                };
-            }
-            _ => return Kind::None,
-        }
+fn behind_extensions(frame: &impl Frame, at: u32, next: u8) -> Kind {
+    match extension::upper(frame, at, next) {
+        // Only the first fragment holds the header; later ones alone can't be put together.
+        Upper::LaterFragment => Kind::None,
+        Upper::Header { protocol: ICMPV6, at } => match frame.load::<1>(at) {
+            Some([ROUTER_SOLICITATION..=REDIRECT]) | None => Kind::Hidden,
+            Some(_) => Kind::None,
+        },
+        Upper::Header { .. } => Kind::None,
+        Upper::Unknown => Kind::Hidden,
     }
-    Kind::Hidden
 }
 
 /// Handles neighbour discovery that is right behind the IPv6 header. The source MAC was checked.
@@ -232,15 +207,4 @@ fn checksum_of(flags: u8, target: &Addr, mac: Mac, to: &Addr) -> u16 {
     sum += two(m[0], m[1]) + two(m[2], m[3]) + two(m[4], m[5]);
     let target = add_addr(0, target);
     checksum::finish(add_addr(sum + target + target, to))
-}
-
-#[inline(always)]
-fn add_addr(mut sum: u32, addr: &Addr) -> u32 {
-    let a = &addr.bytes;
-    let mut i = 0;
-    while i < 16 {
-        sum = checksum::add(sum, u32::from_ne_bytes([a[i], a[i + 1], a[i + 2], a[i + 3]]));
-        i += 4;
-    }
-    sum
 }

@@ -10,6 +10,7 @@ use fabric_common::{
     addr::{Addr, Mac},
     reason::DropReason,
 };
+use fabric_ebpf::checksum;
 
 use crate::walk;
 
@@ -212,4 +213,16 @@ pub fn v6(packet: &[u8; 16]) -> Addr {
 #[inline(always)]
 pub fn same_addr(a: &Addr, b: &Addr) -> bool {
     u128::from_ne_bytes(a.bytes) == u128::from_ne_bytes(b.bytes)
+}
+
+/// Adds the words of an address to a checksum.
+#[inline(always)]
+pub fn add_addr(mut sum: u32, addr: &Addr) -> u32 {
+    let a = &addr.bytes;
+    let mut i = 0;
+    while i < 16 {
+        sum = checksum::add(sum, u32::from_ne_bytes([a[i], a[i + 1], a[i + 2], a[i + 3]]));
+        i += 4;
+    }
+    sum
 }

@@ -3,6 +3,7 @@
 
 pub mod cast;
 pub mod frame;
+pub mod icmp;
 pub mod ledger;
 pub mod load;
 pub mod random;

@@ -9,6 +9,7 @@ use fabric_common::{
 use fabric_tests::{
     cast::{self, BLUE, CA1, CB1, FAMILIES, Family, HOST_A, HOST_B, HOST_C, OVERLAY_MTU},
     frame::{self, ETH, INNER, IPV4, IPV6, Outer, Path, UDP, assert_same, on_the_wire},
+    icmp,
     ledger::{Entry, action, actions, dropped, sender_dropped, sent, sent_segments},
     walk::{Gso, Rig, Stage, Verdict},
 };
@@ -26,6 +27,15 @@ fn path(family: Family) -> Path {
 fn refused(rig: &mut Rig, what: &str, frame: &[u8], reason: DropReason) {
     let ran = rig.run(rig.port(&CA1), frame);
     ran.assert(what, Verdict::Taken, &[dropped(HOOK, reason, frame.len()), sender_dropped(&CA1)]);
+}
+
+/// CA1 sends a frame that is too big: it is dropped, and an answer goes back.
+#[track_caller]
+fn too_big(rig: &mut Rig, what: &str, frame: &[u8]) {
+    let ran = rig.run(rig.port(&CA1), frame);
+    let answer = action(HOOK, Action::IcmpError, icmp::too_big(&CA1, frame, 0).len());
+    let drop = dropped(HOOK, DropReason::TooBig, frame.len());
+    ran.assert(what, Verdict::Sent, &[drop, sender_dropped(&CA1), answer]);
 }
 
 /// Sends toward CB1; the packet as it leaves, on the wire.
@@ -122,15 +132,18 @@ fn fragments_of_a_datagram_have_one_source_port() {
     assert_eq!(ports[0], ports[1], "IPv6");
 }
 
-/// Recipe R6 and R7 without the answer: nothing that is too big leaves the host.
+/// Recipe R6 and R7: nothing that is too big leaves the host. `walk_too_big.rs` has the answers.
 #[test]
 fn the_largest_packet_fits_and_one_byte_more_does_not() {
     let mut rig = Stage::enter().rig(&HOST_A);
     for family in FAMILIES {
         encapsulated(&mut rig, &path(family).of_length(ETH + OVERLAY_MTU));
         for more in [1, 2, 50, 500] {
-            let frame = path(family).of_length(ETH + OVERLAY_MTU + more);
-            refused(&mut rig, &format!("{more} bytes too big"), &frame, DropReason::TooBig);
+            too_big(
+                &mut rig,
+                &format!("{more} bytes too big"),
+                &path(family).of_length(ETH + OVERLAY_MTU + more),
+            );
         }
     }
 }
@@ -156,13 +169,15 @@ fn segments_must_fit_too() {
             ];
             ran.assert("segments that fit", Verdict::Sent, &expected);
             let ran = rig.run_gso(rig.port(&CA1), &frame, Gso { size: fits.size + 1, segments: SEGMENTS });
+            let answer = icmp::too_big(&CA1, &frame, 0).len();
             let drops = vec![
                 (format!("drops {HOOK} {} packets", DropReason::TooBig), packets),
                 (format!("drops {HOOK} {} bytes", DropReason::TooBig), frame.len() as u64),
                 (format!("events {HOOK} {}", DropReason::TooBig), 1),
                 (format!("port slot {} egress drops", CA1.slot), packets),
             ];
-            ran.assert("segments of one byte more", Verdict::Taken, &[drops]);
+            let answer = action(HOOK, Action::IcmpError, answer);
+            ran.assert("segments of one byte more", Verdict::Sent, &[drops, answer]);
         }
     }
 }
@@ -191,12 +206,7 @@ fn a_node_may_want_the_vxlan_device() {
         let expected = [action(HOOK, Action::ViaDevice, frame.len()), sent(&CA1, frame.len())];
         ran.assert("by way of the device", Verdict::Sent, &expected);
         assert_same("the device gets the frame as it is", &ran.bytes, &frame);
-        refused(
-            &mut rig,
-            "too big for either way",
-            &path(family).of_length(ETH + OVERLAY_MTU + 1),
-            DropReason::TooBig,
-        );
+        too_big(&mut rig, "too big for either way", &path(family).of_length(ETH + OVERLAY_MTU + 1));
     }
     rig.change_settings(|settings| settings.vxlan_ifindex = 0);
     refused(&mut rig, "no device", &path(Family::V4).udp(PORTS, PAYLOAD), DropReason::NoVxlanDevice);

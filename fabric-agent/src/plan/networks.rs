@@ -51,6 +51,8 @@ pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
             flags: 0,
             zero: [0; 2],
             id: network_id(&network.name),
+            gateway_v4: gateway(network, true),
+            gateway_v6: gateway(network, false),
         };
         desired.tables.networks.insert(network.vni.get(), value);
         let rows = Rows { context, network };
@@ -64,6 +66,12 @@ pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
         }
         rows.remote_nodes(desired, &homes);
     }
+}
+
+/// Gateway of the first subnet of a family; unspecified if there is none.
+fn gateway(network: &Network, v4: bool) -> Addr {
+    let subnet = network.subnets.iter().find(|subnet| subnet.gateway.is_ipv4() == v4);
+    subnet.map_or(Addr::UNSPECIFIED, |subnet| subnet.gateway.into())
 }
 
 fn check_mtu(context: &mut Context<'_>, network: &Network) {

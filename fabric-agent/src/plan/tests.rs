@@ -159,6 +159,9 @@ fn gateways_and_node_addresses_route() {
     assert_eq!(gateway.mac.to_string(), "02:fa:00:00:13:88");
     assert_eq!(desired.tables.fdb[&FdbKey::new(5000, gateway.mac)].flags, fdb::FLAG_ROUTER);
     assert!(!desired.tables.sources.contains_key(&EndpointKey { vni: 5000, addr: addr("10.1.0.1") }));
+    let networks = [5000, 5001].map(|vni| desired.tables.networks[&vni]);
+    assert_eq!(networks.map(|n| n.gateway_v4), [addr("10.1.0.1"); 2]);
+    assert_eq!(networks.map(|n| n.gateway_v6), [addr("fd00:1::1"), Addr::UNSPECIFIED]);
     let own: Vec<_> =
         desired.tables.endpoints.iter().filter(|(_, v)| v.flags == endpoint::FLAG_NODE).collect();
     assert_eq!(own.len(), 3, "two in blue, one in red");
