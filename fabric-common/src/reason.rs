@@ -132,7 +132,7 @@ numbered! {
         Local = 1 "local",
         /// Encapsulated and sent out of an uplink.
         Remote = 2 "remote",
-        /// Answered by the program itself: ARP or neighbour discovery.
+        /// Answered by the program itself: ARP, neighbour discovery, or an echo request to the gateway.
         Answered = 3 "answered",
         /// Taken off the wire because nobody needs it: announcements (nothing is learned from packets), requests for unknown addresses.
         Absorbed = 4 "absorbed",

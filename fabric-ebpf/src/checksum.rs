@@ -17,9 +17,31 @@ pub const fn add(sum: u32, word: u32) -> u32 {
     sum + (word & 0xffff) + (word >> 16)
 }
 
+/// A checksum after one of its words changed, all as they stand in the packet (RFC 1624 section 3). Bytes that are all zero
+/// by then would need `0xffff` where this gives 0.
+#[inline(always)]
+pub const fn replace(check: [u8; 2], from: [u8; 2], to: [u8; 2]) -> [u8; 2] {
+    let [check, from] = [!u16::from_ne_bytes(check), !u16::from_ne_bytes(from)];
+    finish(check as u32 + from as u32 + u16::from_ne_bytes(to) as u32).to_ne_bytes()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{add, finish};
+    use super::{add, finish, replace};
+
+    #[test]
+    fn a_replaced_word_gives_the_same_as_a_new_sum() {
+        for other in (1..=u16::MAX).step_by(7).chain([0xffff, 0xfffe]) {
+            for (from, to) in [([8, 0], [0, 0]), ([128, 0], [129, 0]), ([1, 1], [64, 1]), ([0, 3], [0xff, 0xff])] {
+                let check = |word: [u8; 2]| {
+                    let [a, b] = other.to_ne_bytes();
+                    finish(add(0, u32::from_ne_bytes([word[0], word[1], a, b])))
+                };
+                let replaced = u16::from_ne_bytes(replace(check(from).to_ne_bytes(), from, to));
+                assert_eq!(replaced, check(to), "{other:04x} with {from:?} for {to:?}");
+            }
+        }
+    }
 
     /// RFC 1071's definition, word by word, with the carry added at once.
     fn reference(bytes: &[u8]) -> u16 {

@@ -17,6 +17,8 @@ pub const IPV4: u16 = EtherType::Ipv4 as u16;
 pub const IPV6: u16 = EtherType::Ipv6 as u16;
 /// See [`IPV4`].
 pub const ARP: u16 = EtherType::Arp as u16;
+/// Protocol number of ICMP.
+pub const ICMP: u8 = 1;
 /// Protocol number of ICMPv6.
 pub const ICMPV6: u8 = 58;
 

@@ -27,7 +27,7 @@ use crate::{
     counters,
     extension::{self, Upper},
     fdb,
-    inner::{ETH_LEN, ICMPV6, IPV4, IPV6},
+    inner::{ETH_LEN, ICMP, ICMPV6, IPV4, IPV6},
     network, node,
     packet::{Frame, add_addr, header, mac, same_addr, skb, v6 as v6_addr, word},
     port,
@@ -48,8 +48,6 @@ const MESSAGE: usize = 8 + QUOTED;
 /// that the sender left to the hardware (CHECKSUM_PARTIAL) once its place is gone (`__skb_postpull_rcsum`); otherwise it
 /// might be written into the quoted packet.
 const FRONT: u32 = 128;
-
-const ICMP: u8 = 1;
 
 /// The whole answer. The two bytes in front align the rest to words.
 #[repr(C, align(8))]

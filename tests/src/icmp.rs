@@ -1,5 +1,7 @@
 //! ICMP messages that the fabric sends in the gateway's name, built by the library.
 
+use std::net::IpAddr;
+
 use etherparse::{Icmpv4Type, IpHeaders, IpNumber, Ipv4Header, PacketBuilder, icmpv4::DestUnreachableHeader};
 
 use crate::{
@@ -33,6 +35,27 @@ pub fn too_big(from: &Container, frame: &[u8], mtu: u16) -> Vec<u8> {
     back.icmpv6(2, 0, u32::from(mtu).to_be_bytes(), quoted, TTL)
 }
 
-fn source(frame: &[u8]) -> std::net::IpAddr {
+fn source(frame: &[u8]) -> IpAddr {
     crate::frame::source(frame).expect("an IP packet")
+}
+
+impl Path {
+    /// The reply to what [`Path::ping`] makes, back along this path.
+    pub fn pong(&self, payload: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        let eth = PacketBuilder::ethernet2(self.src_mac.bytes, self.dst_mac.bytes);
+        match (self.src, self.dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                eth.ipv4(src.octets(), dst.octets(), TTL).icmpv4_echo_reply(7, 1).write(&mut frame, payload)
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                eth.ipv6(src.octets(), dst.octets(), TTL).icmpv6_echo_reply(7, 1).write(&mut frame, payload)
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {
+                panic!("addresses of two families")
+            }
+        }
+        .expect("it fits");
+        frame
+    }
 }

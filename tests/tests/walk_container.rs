@@ -11,7 +11,7 @@ use fabric_tests::{
         self, BLUE, CA1, CA2, CB1, FAMILIES, Family, GATEWAY_V4, GATEWAY_V6, HOST_A, HOST_B, NOBODY_MAC,
         NOBODY_V4, NOBODY_V6,
     },
-    frame::{self, Arp, BROADCAST, ETH, INNER, IPV6, Outer, Path, assert_same, on_the_wire},
+    frame::{self, Arp, BROADCAST, ETH, INNER, IPV4, IPV6, Outer, Path, assert_same, on_the_wire},
     ledger::{action, dropped, received, sender_dropped, sent},
     random::Random,
     walk::{Gso, Rig, Stage, Verdict, can_run},
@@ -328,7 +328,10 @@ fn is_outcome(name: &str) -> bool {
 fn is_answer(bytes: &[u8]) -> bool {
     let arp = bytes[12..14] == [8, 6] && bytes[ETH + 7] == 2;
     let advertisement = bytes[12..14] == [0x86, 0xdd] && bytes[ETH + 6] == 58 && bytes[ETH + IPV6] == 136;
-    arp || advertisement
+    let from_gateway = bytes[6..12] == BLUE.gateway_mac.bytes;
+    let v4_echo = bytes[12..14] == [8, 0] && bytes[ETH..ETH + 1] == [0x45] && bytes[ETH + IPV4] == 0;
+    let v6_echo = bytes[12..14] == [0x86, 0xdd] && bytes[ETH + 6] == 58 && bytes[ETH + IPV6] == 129;
+    arp || advertisement || (from_gateway && (v4_echo || v6_echo))
 }
 
 fn seeds() -> Vec<Vec<u8>> {
@@ -345,6 +348,9 @@ fn seeds() -> Vec<Vec<u8>> {
         ask(CA2.v6),
         path(Family::V6).icmpv6(136, 0, [0x60, 0, 0, 0], &CA1.v6.octets(), 255),
     ];
+    let gateway = |family| path(family).with_dst_mac(BLUE.gateway_mac);
+    seeds.push(gateway(Family::V4).with_dst(GATEWAY_V4).ping(PAYLOAD));
+    seeds.push(gateway(Family::V6).with_dst(GATEWAY_V6).ping(PAYLOAD));
     for family in FAMILIES {
         for to in [&CA2, &CB1] {
             let path = Path::between(&CA1, to, family);

@@ -13,7 +13,7 @@ use fabric_common::{
 use network_types::eth::EthHdr;
 
 use crate::{
-    arp, encap, endpoint, fdb,
+    arp, echo, encap, endpoint, fdb,
     inner::{self, ARP, IPV4, IPV6, Ip},
     nd, node,
     outcome::{Outcome, Trace, Verdict},
@@ -59,7 +59,7 @@ pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
     }
     let entry = fdb::get(port.vni, dst).ok_or(DropReason::UnknownDestination)?;
     if entry.flags & FLAG_ROUTER != 0 {
-        return Err(DropReason::NoRoute);
+        return echo::handle(ctx, port);
     }
     if entry.ifindex == 0 {
         let node = node::get(entry.node)?;

@@ -52,6 +52,10 @@ fn containers_talk_near_and_far_in_both_families() -> Result<()> {
         b.ping(to)?;
         near.ping(to)?;
     }
+    for gateway in ["192.168.10.1", "fd00:10::1"] {
+        a.ping(gateway)?;
+        b.ping(gateway)?;
+    }
     for (from, to, v4, v6) in [
         (&a, &b, "192.168.10.21:5000", "[fd00:10::21]:5000"),
         (&b, &a, "192.168.10.11:5000", "[fd00:10::11]:5000"),
