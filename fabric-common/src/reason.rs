@@ -122,6 +122,8 @@ numbered! {
         InnerEthertype = 29 "inner_ethertype",
         /// Neighbour discovery inside the tunnel: every node answers its own containers, nothing is learned.
         InnerNd = 30 "inner_nd",
+        /// The underlay marked the tunnel packet as having met congestion, and the inner packet's sender does not know such marks (RFC 6040 section 4.2).
+        Ecn = 31 "ecn",
     }
 }
 

@@ -24,7 +24,7 @@ use network_types::{
 };
 
 use crate::{
-    inner::{ETH_LEN, Ip},
+    inner::{self, ETH_LEN, IPV6, Ip},
     outcome::{Outcome, Verdict, pack, unpack},
     packet::{Frame, header, skb, word},
 };
@@ -58,11 +58,14 @@ pub fn send(ctx: &TcContext, settings: &Settings, node: &NodeValue, vni: u32, ip
         return via_device(ctx, settings, node, vni);
     }
     let eth: &[u8; ETH_LEN] = header(ctx, 0, DropReason::Malformed)?;
+    let [_, second]: &[u8; 2] = header(ctx, ETH_LEN, DropReason::Malformed)?;
+    // Normal mode (RFC 6040 section 4.1): as it stands inside.
+    let ecn = inner::ecn(*second, u16::from_ne_bytes([eth[12], eth[13]]) == IPV6);
     let mut outer = Outer { headers: [0; OUTER_V4_LEN], eth: *eth };
     outer.headers.copy_from_slice(&node.outer[..OUTER_V4_LEN]);
     // SAFETY: plain helper calls; packet pointers are not used after `bpf_skb_adjust_room`.
     unsafe {
-        fill(&mut outer, node, ctx.len(), vni, entropy::source_port(flow_hash(ctx, ip)?));
+        fill(&mut outer, node, ctx.len(), vni, entropy::source_port(flow_hash(ctx, ip)?), ecn);
         if bpf_skb_adjust_room(skb(ctx), OVERHEAD_V4 as i32, BPF_ADJ_ROOM_MAC, FLAGS) != 0 {
             // A packet that is already a tunnel packet inside (the container's own VXLAN): the stack can nest them.
             return via_device(ctx, settings, node, vni);
@@ -129,13 +132,16 @@ fn ports(ctx: &TcContext, offset: usize) -> u32 {
 
 /// Fills what depends on the packet into the template.
 #[inline(always)]
-fn fill(outer: &mut Outer, node: &NodeValue, frame_len: u32, vni: u32, source_port: u16) {
+fn fill(outer: &mut Outer, node: &NodeValue, frame_len: u32, vni: u32, source_port: u16, ecn: u8) {
     let udp_len = frame_len as u16 + 16;
     // Wraps for a GSO packet near 64 KiB, as in the kernel's own tunnels; segmentation writes each segment's length.
     let ip_len = (udp_len.wrapping_add(20)).to_be();
     let h = &mut outer.headers;
+    // The template's other bits are the DSCP, so that adding to the byte and to the sum is the same.
+    h[1] |= ecn;
     h[2..4].copy_from_slice(&ip_len.to_ne_bytes());
-    h[10..12].copy_from_slice(&checksum::finish(node.ip_sum + u32::from(ip_len)).to_ne_bytes());
+    let sum = node.ip_sum + u32::from(ip_len) + u32::from(u16::from_ne_bytes([0, ecn]));
+    h[10..12].copy_from_slice(&checksum::finish(sum).to_ne_bytes());
     h[20..22].copy_from_slice(&source_port.to_be_bytes());
     h[24..26].copy_from_slice(&udp_len.to_be_bytes());
     h[32..36].copy_from_slice(&(vni << 8).to_be_bytes());

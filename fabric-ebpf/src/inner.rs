@@ -60,3 +60,9 @@ pub fn ip(frame: &impl Frame, offset: usize, ether_type: u16) -> Result<Ip, Drop
         Ok(Ip { src, protocol: ip.next_hdr, header_len: 40 })
     }
 }
+
+/// The ECN field of an IP header, whose second byte holds it in both families: at its end, or in its upper half.
+#[inline(always)]
+pub fn ecn(second: u8, v6: bool) -> u8 {
+    (if v6 { second >> 4 } else { second }) & 3
+}

@@ -4,4 +4,5 @@
 
 pub mod bucket;
 pub mod checksum;
+pub mod ecn;
 pub mod entropy;

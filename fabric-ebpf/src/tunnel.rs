@@ -6,7 +6,7 @@ use fabric_common::{
     addr::Addr,
     reason::{Action, DropReason},
 };
-use fabric_ebpf::checksum;
+use fabric_ebpf::{checksum, ecn};
 use network_types::{
     eth::EthHdr,
     ip::Ipv4Hdr,
@@ -16,7 +16,7 @@ use network_types::{
 
 use crate::{
     counters, fdb,
-    inner::{ETH_LEN, IPV4, IPV6, ip},
+    inner::{self, ETH_LEN, IPV4, IPV6, ip},
     nd, node,
     outcome::Trace,
     packet::{Frame, header, mac, same_mac, v4, word},
@@ -46,6 +46,8 @@ pub struct Tunnel {
     pub vni: u32,
     /// Outer source.
     pub vtep: Addr,
+    /// Outer ECN field; 0 where it was dealt with.
+    pub ecn: u8,
 }
 
 /// A local receiver.
@@ -106,7 +108,7 @@ pub fn outer(frame: &impl Frame, trace: &Trace) -> Result<Outer, DropReason> {
         counters::action_beside(trace.hook, Action::ReservedBits, trace.segments, trace.length);
     }
     let vni = u32::from_be_bytes([0, vxlan[4], vxlan[5], vxlan[6]]);
-    Ok(Outer::Tunnel(Tunnel { vni, vtep: v4(&ip.src_addr) }))
+    Ok(Outer::Tunnel(Tunnel { vni, vtep: v4(&ip.src_addr), ecn: ip.tos & 3 }))
 }
 
 /// The outer header's checksum (RFC 1122 section 3.2.1.2: a host verifies it). It is all that protects the sender's
@@ -166,6 +168,10 @@ pub fn admit(frame: &impl Frame, trace: &mut Trace, tunnel: &Tunnel, offset: usi
         return Err(DropReason::NotLocal);
     }
     trace.slot = entry.slot;
+    if ecn::matters(tunnel.ecn) {
+        let [_, second]: &[u8; 2] = header(frame, offset + ETH_LEN, DropReason::Malformed)?;
+        ecn::combine(tunnel.ecn, inner::ecn(*second, eth.ether_type == IPV6)).ok_or(DropReason::Ecn)?;
+    }
     Ok(Receiver { ifindex: entry.ifindex, slot: entry.slot, ether_type: eth.ether_type, protocol: ip.protocol })
 }
 

@@ -23,7 +23,9 @@ const CARGO_NEXTEST: &str = "0.9.143";
 /// Executables that the lab and the tests call, each with its Debian package.
 const PROGRAMS: &[(&str, &str)] = &[
     ("bpftool", "bpftool"),
+    ("ethtool", "ethtool"),
     ("ip", "iproute2"),
+    ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),
     ("tcpdump", "tcpdump"),

@@ -45,6 +45,7 @@ pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
         return Ok(Verdict::pass(Action::UdpGso));
     }
     decap::outer_v4(ctx)?;
+    decap::ecn(ctx, tunnel.ecn)?;
     port::count_ingress(receiver.slot, trace.segments, trace.length - INNER_V4 as u32);
     // SAFETY: a plain helper call; the port is a veth whose peer is in another namespace.
     Ok(Verdict::redirect(Action::Local, unsafe { bpf_redirect_peer(receiver.ifindex, 0) }))

@@ -60,6 +60,7 @@ pub fn tunnel_key(ctx: &TcContext) -> Result<Tunnel, DropReason> {
         } else {
             return Err(DropReason::BadOuter);
         };
-        Ok(Tunnel { vni: key.tunnel_id, vtep })
+        // The device has combined the ECN fields (`vxlan_ecn_decapsulate`).
+        Ok(Tunnel { vni: key.tunnel_id, vtep, ecn: 0 })
     }
 }
