@@ -60,12 +60,13 @@ pub fn send(ctx: &TcContext, settings: &Settings, node: &NodeValue, vni: u32, ip
     let eth: &[u8; ETH_LEN] = header(ctx, 0, DropReason::Malformed)?;
     let [_, second]: &[u8; 2] = header(ctx, ETH_LEN, DropReason::Malformed)?;
     // Normal mode (RFC 6040 section 4.1): as it stands inside.
-    let ecn = inner::ecn(*second, u16::from_ne_bytes([eth[12], eth[13]]) == IPV6);
+    let v6 = u16::from_ne_bytes([eth[12], eth[13]]) == IPV6;
+    let ecn = inner::ecn(*second, v6);
     let mut outer = Outer { headers: [0; OUTER_V4_LEN], eth: *eth };
     outer.headers.copy_from_slice(&node.outer[..OUTER_V4_LEN]);
     // SAFETY: plain helper calls; packet pointers are not used after `bpf_skb_adjust_room`.
     unsafe {
-        fill(&mut outer, node, ctx.len(), vni, entropy::source_port(flow_hash(ctx, ip)?), ecn);
+        fill(&mut outer, node, ctx.len(), vni, entropy::source_port(flow_hash(ctx, v6)?), ecn);
         if bpf_skb_adjust_room(skb(ctx), OVERHEAD_V4 as i32, BPF_ADJ_ROOM_MAC, FLAGS) != 0 {
             // A packet that is already a tunnel packet inside (the container's own VXLAN): the stack can nest them.
             return via_device(ctx, settings, node, vni);
@@ -89,13 +90,13 @@ pub fn send(ctx: &TcContext, settings: &Settings, node: &NodeValue, vni: u32, ip
 /// The inner flow's hash: the sender's own where the kernel has one (TCP; it changes when a path is given up), else of
 /// addresses and ports. Our own arithmetic: the flow dissector behind `bpf_get_hash_recalc` costs as much as two lookups.
 #[inline(always)]
-fn flow_hash(ctx: &TcContext, ip: &Ip) -> Result<u32, DropReason> {
+fn flow_hash(ctx: &TcContext, v6: bool) -> Result<u32, DropReason> {
     // SAFETY: the kernel gives a valid `__sk_buff` for the life of the program.
     let hash = unsafe { (*skb(ctx)).hash };
     if hash != 0 {
         return Ok(hash);
     }
-    if ip.header_len != 40 {
+    if !v6 {
         let v4: &Ipv4Hdr = header(ctx, ETH_LEN, DropReason::Malformed)?;
         let hash = entropy::mix(entropy::mix(u32::from(v4.proto), word(&v4.src_addr)), word(&v4.dst_addr));
         // Fragments have no ports but the first, and all of a datagram must go the same way.

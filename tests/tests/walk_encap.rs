@@ -132,6 +132,25 @@ fn fragments_of_a_datagram_have_one_source_port() {
     assert_eq!(ports[0], ports[1], "IPv6");
 }
 
+/// An IPv4 header with 20 bytes of options is as long as an IPv6 header.
+#[test]
+fn options_of_any_length_leave_a_flow_its_source_port() {
+    let mut rig = Stage::enter().rig(&HOST_A);
+    let whole = path(Family::V4).udp(PORTS, PAYLOAD);
+    for options in (4..=40).step_by(4) {
+        let ports = [1_u16, 2, 3].map(|id| {
+            let mut frame = [&whole[..ETH + IPV4], &vec![1; options], &whole[ETH + IPV4..]].concat();
+            frame[ETH] = 0x45 + (options / 4) as u8;
+            let length = (frame.len() - ETH) as u16;
+            frame[ETH + 2..ETH + 4].copy_from_slice(&length.to_be_bytes());
+            frame[ETH + 4..ETH + 6].copy_from_slice(&id.to_be_bytes());
+            frame::fix_ip_checksum(&mut frame, ETH);
+            source_port(&encapsulated(&mut rig, &frame))
+        });
+        assert!(ports.iter().all(|port| *port == ports[0]), "{options} bytes of options: {ports:?}");
+    }
+}
+
 /// Recipe R6 and R7: nothing that is too big leaves the host. `walk_too_big.rs` has the answers.
 #[test]
 fn the_largest_packet_fits_and_one_byte_more_does_not() {
