@@ -143,6 +143,26 @@ fn a_checksummed_packet_takes_the_stack() {
     }
 }
 
+/// The device combines the ECN fields itself: a mark that the sender inside would not understand ends there.
+#[test]
+fn the_device_drops_a_mark_that_nobody_inside_understands() {
+    const CE: u8 = 3;
+    let mut scene = scene(true);
+    for inside in [0, 1, 2, CE] {
+        let mut inner = inner();
+        inner[ETH + 1] = inside;
+        frame::fix_ip_checksum(&mut inner, ETH);
+        let mut packet = outer().around_with_checksum(&inner);
+        packet[ETH + 1] = CE;
+        frame::fix_ip_checksum(&mut packet, ETH);
+        let mut expected = vec![action(Hook::FromUplink, Action::OuterChecksum, packet.len())];
+        if inside != 0 {
+            expected.extend([action(HOOK, Action::Local, inner.len()), received(&CB1, inner.len())]);
+        }
+        scene.expect(&format!("CE around {inside}"), &packet, &expected);
+    }
+}
+
 /// Frames too short for a test run, at the uplink for real.
 #[test]
 fn runts_at_the_uplink_are_not_ours() {
