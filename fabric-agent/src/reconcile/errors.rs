@@ -43,3 +43,20 @@ impl Errors {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Errors;
+    use crate::kernel::KernelError;
+
+    #[test]
+    fn a_namespace_that_is_gone_does_not_keep_the_node_out_of_sync() {
+        let path = || "/run/netns/a".to_owned();
+        let mut errors = Errors::default();
+        errors.endpoint("a", &KernelError::NamespaceGone { path: path() });
+        assert!(errors.equal());
+        assert_eq!(errors.sentences().len(), 1, "it is said nevertheless");
+        errors.endpoint("b", &KernelError::OutOfReach { path: path() });
+        assert!(!errors.equal());
+    }
+}
