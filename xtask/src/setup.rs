@@ -23,6 +23,7 @@ const CARGO_NEXTEST: &str = "0.9.143";
 /// Executables that the lab and the tests call, each with its Debian package.
 const PROGRAMS: &[(&str, &str)] = &[
     ("bpftool", "bpftool"),
+    ("ethtool", "ethtool"),
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),
