@@ -26,8 +26,8 @@ use crate::{
 
 /// For this host (`include/uapi/linux/if_packet.h`).
 const PACKET_HOST: u32 = 0;
-/// Ethernet (14), IPv6 (40) and a neighbour solicitation with an option (32).
-const LINEAR: u32 = 86;
+/// Ethernet (14) and IPv6 (40): more than ARP (42) or IPv4 with ports need, no more than any TCP packet has.
+const LINEAR: u32 = 54;
 
 /// Runs the walk.
 #[inline(always)]
