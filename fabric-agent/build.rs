@@ -65,6 +65,7 @@ fn linker() -> PathBuf {
         return path.into();
     }
     let cache = env::var_os("XDG_CACHE_HOME")
+        .filter(|dir| !dir.is_empty())
         .map(PathBuf::from)
         .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
         .expect("HOME or XDG_CACHE_HOME is set");

@@ -45,7 +45,9 @@ impl Addr {
     #[inline(always)]
     pub const fn is_v4(&self) -> bool {
         let b = &self.bytes;
-        b[0] | b[1] | b[2] | b[3] | b[4] | b[5] | b[6] | b[7] | b[8] | b[9] == 0 && b[10] == 0xff && b[11] == 0xff
+        b[0] | b[1] | b[2] | b[3] | b[4] | b[5] | b[6] | b[7] | b[8] | b[9] == 0
+            && b[10] == 0xff
+            && b[11] == 0xff
     }
 
     /// The last four bytes: the IPv4 address of a mapped one.
@@ -168,7 +170,14 @@ mod tests {
     #[test]
     fn macs_parse_strictly() {
         assert_eq!("02:00:5e:10:00:01".parse(), Ok(Mac::new([2, 0, 0x5e, 0x10, 0, 1])));
-        for bad in ["", "02:00:5e:10:00", "02:00:5e:10:00:01:02", "2:0:5e:10:0:1", "02-00-5e-10-00-01", "02:00:5e:10:00:0g"] {
+        for bad in [
+            "",
+            "02:00:5e:10:00",
+            "02:00:5e:10:00:01:02",
+            "2:0:5e:10:0:1",
+            "02-00-5e-10-00-01",
+            "02:00:5e:10:00:0g",
+        ] {
             assert!(bad.parse::<Mac>().is_err(), "{bad}");
         }
     }

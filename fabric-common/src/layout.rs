@@ -82,6 +82,12 @@ macro_rules! shared {
 
 #[cfg(test)]
 mod tests {
+    #![expect(
+        unreachable_pub,
+        dead_code,
+        reason = "what the macro declares is public and has more than is tested here"
+    )]
+
     use super::Layout;
 
     shared! {

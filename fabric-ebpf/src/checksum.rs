@@ -63,9 +63,8 @@ mod tests {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 *byte = (state >> 24) as u8;
             }
-            let sum = bytes
-                .chunks(4)
-                .fold(0, |sum, w| add(sum, u32::from_ne_bytes([w[0], w[1], w[2], w[3]])));
+            let sum =
+                bytes.chunks(4).fold(0, |sum, w| add(sum, u32::from_ne_bytes([w[0], w[1], w[2], w[3]])));
             assert_eq!(finish(sum), reference(&bytes));
         }
     }
@@ -73,7 +72,8 @@ mod tests {
     #[test]
     fn a_header_with_its_checksum_sums_to_zero() {
         // The example of RFC 1071 section 3 extended to a real IPv4 header.
-        let mut header = [0x45, 0, 0, 0x73, 0, 0, 0x40, 0, 0x40, 0x11, 0, 0, 0xc0, 0xa8, 0, 1, 0xc0, 0xa8, 0, 0xc7];
+        let mut header =
+            [0x45, 0, 0, 0x73, 0, 0, 0x40, 0, 0x40, 0x11, 0, 0, 0xc0, 0xa8, 0, 1, 0xc0, 0xa8, 0, 0xc7];
         let sum = header.chunks(4).fold(0, |sum, w| add(sum, u32::from_ne_bytes([w[0], w[1], w[2], w[3]])));
         header[10..12].copy_from_slice(&finish(sum).to_ne_bytes());
         assert_eq!(header[10..12], [0xb8, 0x61]);

@@ -149,7 +149,10 @@ pub fn header<T>(frame: &impl Frame, offset: usize, reason: DropReason) -> Resul
     Ok(unsafe { &*(start as *const T) })
 }
 
-/// Makes the first `wanted` bytes of an skb (or all, if it is shorter) linear. A no-op for most packets.
+/// Makes the first `wanted` bytes of an skb (or all, if it is shorter) linear.
+///
+/// `wanted` must not reach beyond the headers that the packet is known to have: a local TCP sender leaves exactly its
+/// headers linear, and pulling a byte more copies the head of every such packet.
 #[inline(always)]
 pub fn linear(ctx: &TcContext, wanted: u32) {
     if ctx.data() + wanted as usize > ctx.data_end() && TcContext::len(ctx) as usize > ctx.data_end() - ctx.data() {

@@ -16,6 +16,12 @@ static LOCAL_VTEPS: HashMap<Addr, LocalVtepValue, { abi::LOCAL_VTEPS.entries as 
 /// Whether a packet to `addr` that came in at `ifindex` is for one of our VTEPs, at one of our uplinks.
 #[inline(always)]
 pub fn is_ours(addr: &Addr, ifindex: u32) -> bool {
-    // SAFETY: only presence matters.
-    unsafe { LOCAL_VTEPS.get(addr).is_some() && UPLINKS.get(ifindex).is_some() }
+    // SAFETY: rows are only replaced by the agent; an interface index is stored whole.
+    match unsafe { LOCAL_VTEPS.get(addr) } {
+        // At the address's own uplink, as nearly always: no second lookup.
+        Some(vtep) if vtep.ifindex == ifindex => true,
+        // SAFETY: only presence matters.
+        Some(_) => unsafe { UPLINKS.get(ifindex) }.is_some(),
+        None => false,
+    }
 }

@@ -1,5 +1,6 @@
 //! What runs programs and namespaces for real. The packet walks are here: [`cast`] names who takes part, [`frame`] builds
-//! and checks frames, [`walk`] runs the programs on them, [`ledger`] watches every counter.
+//! and checks frames, [`walk`] runs the programs on them, [`ledger`] watches every counter. [`world`] is where the agent's
+//! dataplane meets the real kernel.
 
 pub mod cast;
 pub mod frame;
@@ -10,3 +11,4 @@ pub mod random;
 pub mod tunnel_table;
 pub mod walk;
 pub mod wire;
+pub mod world;

@@ -16,7 +16,7 @@ use crate::{
 pub(crate) fn build() -> Result<()> {
     build_step(
         "agent, eBPF programs, CLI and traffic tool",
-        &["build", "--package=fabric-agent", "--package=fabric-cli", "--package=fabric-tests", "--bins"],
+        &["build", "--package=fabric-agent", "--package=fabric-cli", "--package=fabric-lab", "--bins"],
     )
 }
 

@@ -45,21 +45,26 @@ pub enum DataplaneError {
     },
     /// A map is full.
     #[error(
-        "map `{map}` is full ({limit} entries): set `{map}` under [maps] in the agent's file higher and restart the agent"
+        "map `{map}` is full ({limit} entries), row {row} did not fit: set `{map}` under [maps] in the agent's file \
+         higher and restart the agent"
     )]
     Full {
         /// The map.
         map: &'static str,
         /// Its size.
         limit: u32,
+        /// Key of the row that did not fit.
+        row: String,
     },
     /// A map that has a fixed size is full.
-    #[error("map `{map}` is full: it has room for {limit} entries, which is fixed")]
+    #[error("map `{map}` is full, row {row} did not fit: it has room for {limit} entries, which is fixed")]
     FullFixed {
         /// The map.
         map: &'static str,
         /// Its size.
         limit: u32,
+        /// Key of the row that did not fit.
+        row: String,
     },
     /// A map operation failed.
     #[error("map `{map}`: can't {what}: {source}")]

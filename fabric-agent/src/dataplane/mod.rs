@@ -23,6 +23,7 @@ mod bpffs;
 mod cleanup;
 mod clsact;
 mod counters;
+mod describe;
 mod error;
 mod events;
 mod features;
@@ -49,6 +50,7 @@ pub use self::{
     attach::{Attached, TcMode, UplinkMode},
     cleanup::cleanup,
     counters::Counters,
+    describe::Describe,
     error::DataplaneError,
     events::{Events, EventsError},
     features::KernelRelease,

@@ -24,6 +24,7 @@ use nix::libc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{
+    describe::Describe,
     error::DataplaneError,
     maps::{self, OpenMaps},
     sys::RawMap,
@@ -90,7 +91,7 @@ pub struct Table<K, V> {
     row: PhantomData<(K, V)>,
 }
 
-impl<K: Row, V: Row> Table<K, V> {
+impl<K: Row + Describe, V: Row> Table<K, V> {
     fn open(maps: &OpenMaps, spec: &'static MapSpec) -> Result<Self, DataplaneError> {
         if (K::SIZE, V::SIZE) != maps::kernel_sizes(spec) {
             return Err(DataplaneError::Object(format!(
@@ -125,7 +126,7 @@ impl<K: Row, V: Row> Table<K, V> {
 
     /// Writes one row, new or changed.
     pub fn insert(&mut self, key: &K, value: &V) -> Result<(), DataplaneError> {
-        self.raw()?.update(&key.to_row(), &value.to_row()).map_err(|error| self.explain(error))
+        self.raw()?.update(&key.to_row(), &value.to_row()).map_err(|error| self.explain(key, error))
     }
 
     /// Removes one row. Absent is success.
@@ -201,16 +202,16 @@ impl<K: Row, V: Row> Table<K, V> {
         maps::raw(self.spec, &self.data)
     }
 
-    fn explain(&self, error: io::Error) -> DataplaneError {
-        explain_write(self.spec, self.limit, error)
+    fn explain(&self, key: &K, error: io::Error) -> DataplaneError {
+        explain_write(self.spec, self.limit, key.describe(), error)
     }
 }
 
-fn explain_write(spec: &'static MapSpec, limit: u32, error: io::Error) -> DataplaneError {
+fn explain_write(spec: &'static MapSpec, limit: u32, row: String, error: io::Error) -> DataplaneError {
     match error.raw_os_error() {
         // A hash says E2BIG, a trie ENOSPC.
-        Some(libc::E2BIG | libc::ENOSPC) if spec.sized => DataplaneError::Full { map: spec.name, limit },
-        Some(libc::E2BIG | libc::ENOSPC) => DataplaneError::FullFixed { map: spec.name, limit },
+        Some(libc::E2BIG | libc::ENOSPC) if spec.sized => DataplaneError::Full { map: spec.name, limit, row },
+        Some(libc::E2BIG | libc::ENOSPC) => DataplaneError::FullFixed { map: spec.name, limit, row },
         Some(ENOTSUPP) => DataplaneError::Map {
             map: spec.name,
             what: "write a row",
@@ -304,10 +305,11 @@ mod tests {
     use fabric_common::{
         abi::{self, MapContent},
         addr::Addr,
+        endpoint::EndpointKey,
         source::SourcePrefix,
     };
 
-    use super::{Row, TableSet, explain_write};
+    use super::{Describe, Row, TableSet, explain_write};
     use crate::plan::desired::PrefixKey;
 
     #[test]
@@ -332,12 +334,17 @@ mod tests {
 
     #[test]
     fn a_full_map_names_its_setting_if_it_has_one() {
-        let full = |spec| explain_write(spec, 64, io::Error::from_raw_os_error(nix::libc::E2BIG)).to_string();
+        let error = || io::Error::from_raw_os_error(nix::libc::E2BIG);
+        let key = EndpointKey { vni: 100, addr: Addr::v4([10, 0, 0, 4]) };
+        let full = |spec, row| explain_write(spec, 64, row, error()).to_string();
         assert_eq!(
-            full(&abi::ENDPOINTS),
-            "map `endpoints` is full (64 entries): set `endpoints` under [maps] in the agent's file higher and restart \
-             the agent"
+            full(&abi::ENDPOINTS, key.describe()),
+            "map `endpoints` is full (64 entries), row {vni 100, address 10.0.0.4} did not fit: set `endpoints` under \
+             [maps] in the agent's file higher and restart the agent"
         );
-        assert_eq!(full(&abi::UPLINKS), "map `uplinks` is full: it has room for 64 entries, which is fixed");
+        assert_eq!(
+            full(&abi::UPLINKS, 7.describe()),
+            "map `uplinks` is full, row {7} did not fit: it has room for 64 entries, which is fixed"
+        );
     }
 }

@@ -22,7 +22,7 @@ pub(super) struct Errors {
 
 impl Errors {
     pub(super) fn endpoint(&mut self, name: &str, error: &KernelError) {
-        self.mendable |= !error.is_unreachable_namespace();
+        self.mendable |= !matches!(error, KernelError::NamespaceGone { .. });
         self.endpoints.entry(name.to_owned()).or_insert_with(|| error.to_string());
     }
 
@@ -41,5 +41,30 @@ impl Errors {
             .chain(self.interfaces.values().cloned())
             .chain(endpoints)
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Errors;
+    use crate::kernel::KernelError;
+
+    #[test]
+    fn a_namespace_that_is_gone_does_not_keep_the_node_out_of_sync() {
+        let path = || "/run/netns/a".to_owned();
+        let mut errors = Errors::default();
+        errors.endpoint("a", &KernelError::NamespaceGone { path: path() });
+        assert!(errors.equal());
+        assert_eq!(errors.sentences().len(), 1, "it is said nevertheless");
+        errors.endpoint("b", &KernelError::OutOfReach { path: path() });
+        assert!(!errors.equal());
+    }
+
+    #[test]
+    fn a_namespace_that_may_not_be_opened_is_tried_again() {
+        let source = std::io::Error::from_raw_os_error(nix::libc::EACCES);
+        let mut errors = Errors::default();
+        errors.endpoint("a", &KernelError::NamespaceClosed { path: "/run/netns/a".to_owned(), source });
+        assert!(!errors.equal());
     }
 }

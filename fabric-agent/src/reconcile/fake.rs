@@ -199,7 +199,8 @@ impl Datapath for Fake {
                 }
                 let full = before != rows.endpoints.len();
                 rows::merge(&mut world.tables, &rows);
-                full.then_some(DataplaneError::Full { map: "endpoints", limit: 1 }).into_iter().collect()
+                let error = || DataplaneError::Full { map: "endpoints", limit: 1, row: "{7}".to_owned() };
+                full.then(error).into_iter().collect()
             }
             Err(text) => vec![DataplaneError::Object(text)],
         }

@@ -2,8 +2,9 @@
 //!
 //! The order is a contract. What is referred to comes first (the `vxlan` device, veths with both sides down), then
 //! programs, then rows (in the order of `abi::MAPS`), then ports are set up, host side before container side, so that
-//! a container's first packet finds everything in place. Deletes come last and in the opposite order: rows, programs,
-//! links. Nothing is deleted before every source was read completely.
+//! a container's first packet finds everything in place. Deletes come last: rows, links, programs. A port goes before
+//! its program, since without it the host's own stack would hear the container. Nothing is deleted before every source
+//! was read completely.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -237,8 +238,9 @@ impl<L: Links, D: Datapath> Engine<L, D> {
 
     async fn delete(&mut self, desired: &Desired, links: &[Link], errors: &mut Errors) {
         self.delete_rows(errors);
+        let kept = self.delete_links(desired, links, errors).await;
         let pending: Vec<Attachment> = self.attachments.pending_deletes().copied().collect();
-        for attachment in pending {
+        for attachment in pending.into_iter().filter(|attachment| !kept.contains(&attachment.ifindex)) {
             match self.datapath.detach(&attachment) {
                 Ok(()) => {
                     self.attachments.removed(&attachment);
@@ -249,6 +251,16 @@ impl<L: Links, D: Datapath> Engine<L, D> {
                 }
             }
         }
+    }
+
+    /// Removes ports that nobody wants. Returns the indices of those that could not be removed.
+    async fn delete_links(
+        &mut self,
+        desired: &Desired,
+        links: &[Link],
+        errors: &mut Errors,
+    ) -> BTreeSet<u32> {
+        let mut kept = BTreeSet::new();
         for link in links {
             let stale =
                 link.endpoint().is_some_and(|name| !desired.ports.contains_key(name)) || link.is_half_made();
@@ -257,9 +269,13 @@ impl<L: Links, D: Datapath> Engine<L, D> {
             }
             match self.links.delete(link.index).await {
                 Ok(()) => self.account.change(),
-                Err(error) => errors.node.push(error.to_string()),
+                Err(error) => {
+                    kept.insert(link.index);
+                    errors.node.push(error.to_string());
+                }
             }
         }
+        kept
     }
 
     fn delete_rows(&mut self, errors: &mut Errors) {

@@ -16,6 +16,7 @@ use fabric_common::{
 
 use super::account::Account;
 use crate::{
+    dataplane::Describe,
     delta::DeltaTracker,
     plan::desired::{PrefixKey, Rows, Tables},
 };
@@ -221,47 +222,5 @@ impl RowDeltas {
         self.fdb.is_pending(&fdb)
             || ifindex.is_some_and(|ifindex| self.ports.is_pending(&ifindex))
             || keys.iter().any(|key| self.endpoints.is_pending(key) || self.sources.is_pending(key))
-    }
-}
-
-/// How a key is shown to people.
-trait Describe {
-    fn describe(&self) -> String;
-}
-
-impl Describe for u32 {
-    fn describe(&self) -> String {
-        format!("{{{self}}}")
-    }
-}
-
-impl Describe for Addr {
-    fn describe(&self) -> String {
-        format!("{{{self}}}")
-    }
-}
-
-impl Describe for MemberKey {
-    fn describe(&self) -> String {
-        format!("{{vni {}, node {}}}", self.vni, self.node)
-    }
-}
-
-impl Describe for EndpointKey {
-    fn describe(&self) -> String {
-        format!("{{vni {}, address {}}}", self.vni, self.addr)
-    }
-}
-
-impl Describe for PrefixKey {
-    fn describe(&self) -> String {
-        let vni = u32::from_be_bytes(self.prefix.vni);
-        format!("{{vni {vni}, prefix {}, {} bits}}", self.prefix.addr, self.bits)
-    }
-}
-
-impl Describe for FdbKey {
-    fn describe(&self) -> String {
-        format!("{{vni {}, mac {}}}", self.vni, self.mac)
     }
 }

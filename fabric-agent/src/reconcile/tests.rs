@@ -96,7 +96,7 @@ async fn nothing_is_deleted_before_the_sources_are_known() {
 }
 
 #[tokio::test]
-async fn what_goes_goes_in_the_opposite_order() {
+async fn a_port_goes_after_its_rows_and_before_its_program() {
     let fake = Fake::default();
     let mut engine = engine(&fake);
     engine.pass(&cluster(&["web", "db"]), SYNCED).await;
@@ -104,7 +104,23 @@ async fn what_goes_goes_in_the_opposite_order() {
     engine.pass(&cluster(&["web"]), SYNCED).await;
     let journal = fake.world().journal.clone();
     assert!(journal[0].starts_with("rows -") && journal[0].contains("ports"), "{journal:?}");
-    assert_eq!(journal[1..], ["detach from_container", "delete fabric:endpoint:db"]);
+    assert_eq!(journal[1..], ["delete fabric:endpoint:db", "detach from_container"]);
+}
+
+#[tokio::test]
+async fn a_port_that_can_not_be_removed_keeps_its_program() {
+    let fake = Fake::default();
+    let mut engine = engine(&fake);
+    engine.pass(&cluster(&["web"]), SYNCED).await;
+    let attachments = fake.world().attachments.clone();
+    fake.world().fail = Some("delete");
+    engine.pass(&cluster(&[]), SYNCED).await;
+    assert_eq!(fake.world().attachments, attachments);
+    fake.world().fail = None;
+    engine.pass(&cluster(&[]), SYNCED).await;
+    let world = fake.world();
+    assert!(world.links.iter().all(|link| link.endpoint().is_none()));
+    assert!(world.attachments.iter().all(|attachment| attachment.program != "from_container"));
 }
 
 #[tokio::test]

@@ -3,7 +3,10 @@
 //! port → source MAC → ARP and neighbour discovery answered → source address → destination MAC → local delivery into the
 //! peer's namespace, or encapsulation and out of an uplink.
 
-use aya_ebpf::{helpers::bpf_redirect_peer, programs::TcContext};
+use aya_ebpf::{
+    helpers::{bpf_redirect_peer, bpf_skb_change_type},
+    programs::TcContext,
+};
 use fabric_common::{
     addr::{Addr, Mac},
     fdb::FLAG_ROUTER,
@@ -21,8 +24,10 @@ use crate::{
     port, settings,
 };
 
-/// Ethernet (14), IPv6 (40) and a neighbour solicitation with an option (32).
-const LINEAR: u32 = 86;
+/// For this host (`include/uapi/linux/if_packet.h`).
+const PACKET_HOST: u32 = 0;
+/// Ethernet (14) and IPv6 (40): more than ARP (42) or IPv4 with ports need, no more than any TCP packet has.
+const LINEAR: u32 = 54;
 
 /// Runs the walk.
 #[inline(always)]
@@ -72,14 +77,19 @@ pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
     }
     port::count_egress(port.slot, trace.segments, trace.length);
     port::count_ingress(entry.slot, trace.segments, trace.length);
-    Ok(deliver(entry.ifindex))
+    Ok(deliver(ctx, entry.ifindex))
 }
 
-/// Puts the packet straight into the namespace behind a port.
+/// Puts the packet straight into the namespace behind a port. The port that it came in at took the destination for
+/// somebody else's, and before Linux 6.15 `bpf_redirect_peer` leaves that mark, for which the receiver's stack would drop
+/// the packet.
 #[inline(always)]
-pub fn deliver(ifindex: u32) -> Verdict {
-    // SAFETY: a plain helper call; the port is a veth whose peer is in another namespace.
-    Verdict::redirect(Action::Local, unsafe { bpf_redirect_peer(ifindex, 0) })
+fn deliver(ctx: &TcContext, ifindex: u32) -> Verdict {
+    // SAFETY: plain helper calls; the port is a veth whose peer is in another namespace.
+    unsafe {
+        bpf_skb_change_type(skb(ctx), PACKET_HOST);
+        Verdict::redirect(Action::Local, bpf_redirect_peer(ifindex, 0))
+    }
 }
 
 /// A VLAN tag in the frame, or taken out of it into the skb.

@@ -15,8 +15,10 @@ use crate::{
     tunnel::{self, INNER_V4, Outer},
 };
 
-/// Outer headers over IPv4 (50), inner Ethernet (14) and IPv6 (40) and a little of what follows.
-const LINEAR: u32 = 112;
+/// Outer headers over IPv4. The host's own TCP packets have more than this.
+const LINEAR_OUTER: u32 = INNER_V4 as u32;
+/// Outer headers over IPv4 (50), inner Ethernet (14) and IPv6 (40).
+const LINEAR: u32 = LINEAR_OUTER + 54;
 /// `PACKET_OTHERHOST` (`include/uapi/linux/if_packet.h`): not for this host's MAC, seen because of promiscuous mode.
 const OTHER_HOST: u32 = 3;
 const TCP: u8 = 6;
@@ -29,11 +31,12 @@ pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
     if unsafe { (*skb(ctx)).pkt_type == OTHER_HOST || (*skb(ctx)).vlan_present != 0 } {
         return Ok(Verdict::pass(Action::NotOurs));
     }
-    packet::linear(ctx, LINEAR);
+    packet::linear(ctx, LINEAR_OUTER);
     let tunnel = match tunnel::outer(ctx, trace)? {
         Outer::Stack(action) => return Ok(Verdict::pass(action)),
         Outer::Tunnel(tunnel) => tunnel,
     };
+    packet::linear(ctx, LINEAR);
     let receiver = tunnel::admit(ctx, trace, &tunnel, INNER_V4)?;
     if receiver.ether_type == IPV6 && !settings::cross_family() {
         return Ok(Verdict::pass(Action::CrossFamily));

@@ -20,8 +20,8 @@ use crate::{
 
 /// For this host (`include/uapi/linux/if_packet.h`).
 const PACKET_HOST: u32 = 0;
-/// Ethernet (14), IPv6 (40) and a little of what follows.
-const LINEAR: u32 = 62;
+/// Ethernet (14) and IPv6 (40).
+const LINEAR: u32 = 54;
 
 /// Runs the walk.
 #[inline(always)]

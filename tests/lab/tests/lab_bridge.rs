@@ -34,7 +34,11 @@ fn same_bytes(from: &Container, to: &Container, address: &str) -> Result<()> {
         let server = to.serve(&[sink, "--bind", address])?;
         let sent = from.traffic(&[send, "--to", address, "--sizes", sizes])?;
         let received = server.report()?;
-        assert_eq!((&sent["bytes"], &sent["hash"]), (&received["bytes"], &received["hash"]), "{send} {address}");
+        assert_eq!(
+            (&sent["bytes"], &sent["hash"]),
+            (&received["bytes"], &received["hash"]),
+            "{send} {address}"
+        );
     }
     Ok(())
 }
@@ -93,7 +97,8 @@ fn networks_with_the_same_addresses_stay_apart() -> Result<()> {
         client.ping("192.168.10.21")?;
         client.traffic(&["udp-flood", "--to", address, "--count", count, "--rate", "1000"])?;
     }
-    let got: Vec<_> = sinks.into_iter().map(|sink| Ok(sink.report()?["packets"].clone())).collect::<Result<_>>()?;
+    let got: Vec<_> =
+        sinks.into_iter().map(|sink| Ok(sink.report()?["packets"].clone())).collect::<Result<_>>()?;
     assert_eq!(got, [7, 5], "each network's .21 got its own network's packets");
     Ok(())
 }
@@ -117,9 +122,11 @@ fn neighbours_are_never_asked_for_on_the_underlay() -> Result<()> {
     let answer = a.exec(&["ping", "-c1", "-W1", "192.168.10.98"])?;
     assert_eq!(answer.code, 1, "nobody has this MAC: {answer:?}");
     let lines = capture.text(&["-e"])?;
-    let overlay: Vec<_> = lines.iter().filter(|line| line.contains("VXLAN") || line.contains("4789")).collect();
+    let overlay: Vec<_> =
+        lines.iter().filter(|line| line.contains("VXLAN") || line.contains("4789")).collect();
     assert_eq!(overlay.len(), 4, "two requests and two replies: {overlay:#?}");
-    let asked: Vec<_> = lines.iter().filter(|line| line.contains("192.168.10.") && line.contains("ARP")).collect();
+    let asked: Vec<_> =
+        lines.iter().filter(|line| line.contains("192.168.10.") && line.contains("ARP")).collect();
     assert!(asked.is_empty(), "{asked:#?}");
     let asked: Vec<_> =
         lines.iter().filter(|line| line.contains("neighbor") && line.contains("fd00:10:")).collect();
@@ -160,7 +167,12 @@ fn every_mtu_follows_the_underlay() -> Result<()> {
         until(&format!("containers have MTU {inner}"), || of(&a) == inner && of(&b) == inner)?;
         let endpoint = lab.host(1).endpoint("a")?;
         let host_side = endpoint.status.context("a status")?.host_ifname;
-        assert_eq!(lab.host(1).link_attribute(&host_side, "mtu")?, inner.to_string(), "host side of the veth");
+        assert_eq!(
+            lab.host(1).link_attribute(&host_side, "mtu")?,
+            inner.to_string(),
+            "host side of the veth"
+        );
+        assert_eq!(lab.host(1).link_attribute("fabric_vxlan", "mtu")?, inner.to_string(), "the vxlan device");
         for family in ["-4", "-6"] {
             // What counts is what the kernel would take toward the peer: route metric, else the device.
             let to = if family == "-4" { "192.168.10.21" } else { "fd00:10::21" };
@@ -177,7 +189,8 @@ fn every_mtu_follows_the_underlay() -> Result<()> {
         assert_eq!(of(&small), 1200, "a network's own MTU stays");
         until("the largest packet passes", || {
             let size = (inner - 28).to_string();
-            a.exec(&["ping", "-c1", "-W1", "-M", "do", "-s", &size, "192.168.10.21"]).is_ok_and(|o| o.success())
+            a.exec(&["ping", "-c1", "-W1", "-M", "do", "-s", &size, "192.168.10.21"])
+                .is_ok_and(|o| o.success())
         })?;
         let size = (inner - 48).to_string();
         a.sh(&["ping", "-6", "-c1", "-W2", "-M", "do", "-s", &size, "fd00:10::21"])?;

@@ -39,7 +39,9 @@ fn same(from: &Container, to: &Container, kind: &str, address: &str, more: &[&st
     let send = format!("exact-{kind}-send");
     let sent = from.traffic(&[&[send.as_str(), "--to", address], more].concat())?;
     let received = server.report()?;
-    let what = |report: &serde_json::Value| (report["bytes"].clone(), report["packets"].clone(), report["hash"].clone());
+    let what = |report: &serde_json::Value| {
+        (report["bytes"].clone(), report["packets"].clone(), report["hash"].clone())
+    };
     assert_eq!(what(&sent), what(&received), "{send} {address} {more:?}");
     Ok(())
 }
@@ -57,13 +59,11 @@ fn one(id: &str, settings: &[[bool; 3]]) -> Result<()> {
 }
 
 fn offloads(lab: &Lab, a: &Container, b: &Container, on: [bool; 3]) -> Result<()> {
-    println!("{SWITCHES:?} {on:?}");
     switch(a, on)?;
     switch(b, on)?;
     let before: Vec<_> = lab.hosts().iter().map(|host| host.counts()).collect::<Result<_>>()?;
     let file = lab.directory().join("offload.pcap");
-    let capture =
-        Capture::start(|line| lab.host(2).command(line), UNDERLAY, "udp port 4789", file)?;
+    let capture = Capture::start(|line| lab.host(2).command(line), UNDERLAY, "udp port 4789", file)?;
     let (v4, v6) = ("192.168.10.21:5000", "[fd00:10::21]:5000");
     for address in [v4, v6] {
         same(a, b, "tcp", address, &["--sizes", "1300-1460,65536"])?;
@@ -79,7 +79,9 @@ fn offloads(lab: &Lab, a: &Container, b: &Container, on: [bool; 3]) -> Result<()
         // The containers finished their checksums, so what is on the wire must be right, inside and outside.
         let wrong: Vec<_> = lines
             .iter()
-            .filter(|line| line.contains("incorrect") || line.contains("bad udp") || line.contains("bad cksum"))
+            .filter(|line| {
+                line.contains("incorrect") || line.contains("bad udp") || line.contains("bad cksum")
+            })
             .take(5)
             .collect();
         assert!(wrong.is_empty(), "{wrong:#?}");

@@ -41,7 +41,8 @@ fn links(host: &Host) -> Result<Vec<(String, String)>> {
         .split_whitespace()
         .map(|name| {
             let pin = format!("{BPFFS}/links/{name}");
-            let shown: Value = serde_json::from_str(&host.sh(&["bpftool", "-j", "link", "show", "pinned", &pin])?)?;
+            let shown: Value =
+                serde_json::from_str(&host.sh(&["bpftool", "-j", "link", "show", "pinned", &pin])?)?;
             Ok((name.to_owned(), shown["id"].to_string()))
         })
         .collect()
@@ -54,7 +55,8 @@ fn link_ids_held(host: &Host) -> Result<BTreeSet<String>> {
     let held = shown.as_array().context("a list")?.iter().filter(|link| {
         let by_pid = link["pids"].as_array().is_some_and(|pids| pids.iter().any(|p| p["pid"] == pid));
         let pins = link["pinned"].as_array();
-        by_pid || pins.is_some_and(|pins| pins.iter().any(|p| p.as_str().is_some_and(|p| p.starts_with(BPFFS))))
+        by_pid
+            || pins.is_some_and(|pins| pins.iter().any(|p| p.as_str().is_some_and(|p| p.starts_with(BPFFS))))
     });
     Ok(held.map(|link| link["id"].to_string()).collect())
 }
@@ -101,7 +103,6 @@ fn repaired(host: &Host, what: &str, harm: impl FnOnce(&Host) -> Result<()>) -> 
     let after = host.status()?.reconcile;
     let new = usize::try_from(after.repairs - before.repairs)?;
     let last = &after.last_repairs;
-    println!("{what}: {:?}", &last[last.len().saturating_sub(new)..]);
     Ok(last[last.len().saturating_sub(new)..].to_vec())
 }
 
@@ -118,7 +119,12 @@ fn rows(host: &Host, pin: &str) -> Result<Vec<(Vec<String>, Vec<String>)>> {
     let bytes = |value: &Value| -> Vec<String> {
         value.as_array().into_iter().flatten().filter_map(|byte| byte.as_str().map(str::to_owned)).collect()
     };
-    Ok(dump.as_array().context("rows")?.iter().map(|row| (bytes(&row["key"]), bytes(&row["value"]))).collect())
+    Ok(dump
+        .as_array()
+        .context("rows")?
+        .iter()
+        .map(|row| (bytes(&row["key"]), bytes(&row["value"])))
+        .collect())
 }
 
 fn bpftool(host: &Host, words: &[&str], key: &[String], more: &[&str], value: &[String]) -> Result<()> {
@@ -146,7 +152,8 @@ fn what_is_removed_or_changed_by_hand_is_repaired_and_nothing_else() -> Result<(
     let done = repaired(host, "a link's pin", |host| host.sh(&["rm", &pin]).map(drop))?;
     assert!(done.len() == 1 && done[0].contains("from_container"), "{done:?}");
 
-    let done = repaired(host, "a link", |host| host.sh(&["bpftool", "link", "detach", "pinned", &pin]).map(drop))?;
+    let done =
+        repaired(host, "a link", |host| host.sh(&["bpftool", "link", "detach", "pinned", &pin]).map(drop))?;
     assert!(done.len() == 1 && done[0].contains("from_container"), "{done:?}");
 
     let row = rows(host, &fdb)?.into_iter().next().context("a row")?;
@@ -161,11 +168,18 @@ fn what_is_removed_or_changed_by_hand_is_repaired_and_nothing_else() -> Result<(
     let last = value.last_mut().context("bytes")?;
     *last = if last == "ff" { "00".to_owned() } else { "ff".to_owned() };
     let done = repaired(host, "a map row's value", |host| {
-        bpftool(host, &["update", "pinned", &sources, "key", "hex"], &strip(&row.0), &["value", "hex"], &value)
+        bpftool(
+            host,
+            &["update", "pinned", &sources, "key", "hex"],
+            &strip(&row.0),
+            &["value", "hex"],
+            &value,
+        )
     })?;
     assert!(done.len() == 1 && done[0].contains("sources"), "{done:?}");
 
-    let done = repaired(host, "the vxlan device", |host| host.sh(&["ip", "link", "del", "fabric_vxlan"]).map(drop))?;
+    let done =
+        repaired(host, "the vxlan device", |host| host.sh(&["ip", "link", "del", "fabric_vxlan"]).map(drop))?;
     assert!(done.len() == 1 && done[0].contains("vxlan device"), "{done:?}");
     a.ping("192.168.10.21")?;
 
@@ -223,7 +237,9 @@ fn cleanup_leaves_nothing() -> Result<()> {
     let ids = |kind: &str| -> Result<BTreeSet<String>> {
         let held: Value = serde_json::from_str(&lab.host(1).sh(&["bpftool", "-j", "-f", kind, "show"])?)?;
         let pinned = held.as_array().into_iter().flatten().filter(|item| {
-            item["pinned"].as_array().is_some_and(|p| p.iter().any(|p| p.as_str().is_some_and(|p| p.starts_with(BPFFS))))
+            item["pinned"]
+                .as_array()
+                .is_some_and(|p| p.iter().any(|p| p.as_str().is_some_and(|p| p.starts_with(BPFFS))))
         });
         Ok(pinned.map(|item| item["id"].to_string()).collect())
     };
@@ -238,7 +254,9 @@ fn cleanup_leaves_nothing() -> Result<()> {
     assert!(!a.sh(&["ip", "-o", "link"])?.contains("eth0"), "the container's interface is gone");
     assert_eq!(lab.host(1).sh(&["find", "/sys/fs/bpf"])?, pins_before);
     // The kernel frees programs and maps a little later.
-    let there = |kind: &str, id: &String| lab.host(1).exec(&["bpftool", kind, "show", "id", id]).is_ok_and(|o| o.success());
+    let there = |kind: &str, id: &String| {
+        lab.host(1).exec(&["bpftool", kind, "show", "id", id]).is_ok_and(|o| o.success())
+    };
     until("programs, maps and links are gone", || {
         !programs.iter().any(|id| there("prog", id))
             && !maps.iter().any(|id| there("map", id))

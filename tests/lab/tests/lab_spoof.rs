@@ -39,8 +39,10 @@ fn scene(id: &str, mode: &str) -> Result<Scene> {
     lab.host(1).fabric(&["network", "create", "n2", "--subnet", "192.168.20.0/24", "--vni", "200"])?;
     let (a, b) = (lab.container(1, "a")?, lab.container(2, "b")?);
     let mac_of = |endpoint: fabric_api::object::Endpoint| mac(&endpoint.spec.mac.unwrap_or_default());
-    let mac_a = mac_of(lab.host(1).attach(&a, "a", "n1", &["--ip", "192.168.10.11", "--ip", "fd00:10::11"])?)?;
-    let mac_b = mac_of(lab.host(2).attach(&b, "b", "n1", &["--ip", "192.168.10.21", "--ip", "fd00:10::21"])?)?;
+    let mac_a =
+        mac_of(lab.host(1).attach(&a, "a", "n1", &["--ip", "192.168.10.11", "--ip", "fd00:10::11"])?)?;
+    let mac_b =
+        mac_of(lab.host(2).attach(&b, "b", "n1", &["--ip", "192.168.10.21", "--ip", "fd00:10::21"])?)?;
     for (n, peer, vtep, last) in [(1, "h2", "10.0.2.1", "21"), (2, "h1", "10.0.1.1", "11")] {
         let name = if n == 1 { "b" } else { "a" };
         let objects = format!(
@@ -52,12 +54,15 @@ fn scene(id: &str, mode: &str) -> Result<Scene> {
         std::fs::write(&file, objects)?;
         lab.host(n).fabric(&["apply", "-f", "/run/peer.yaml"])?;
     }
-    until("the overlay carries packets", || a.ping("192.168.10.21").is_ok() && b.ping("fd00:10::11").is_ok())?;
+    until("the overlay carries packets", || {
+        a.ping("192.168.10.21").is_ok() && b.ping("fd00:10::11").is_ok()
+    })?;
     Ok(Scene { a, b, macs: (mac_a, mac_b), lab })
 }
 
 fn mac(text: &str) -> Result<Mac> {
-    let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
+    let bytes: Vec<u8> =
+        text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
     Mac::try_from(bytes.as_slice()).with_context(|| format!("{text:?} is no MAC"))
 }
 
@@ -114,8 +119,12 @@ fn a_containers_lies_are_counted_by_reason_and_go_nowhere() -> Result<()> {
         ("no IP", [&honest[..12], &[0x88, 0xcc], &honest[14..]].concat(), "unsupported_ethertype"),
         ("half a header", honest[..24].to_vec(), "malformed"),
     ];
-    let capture =
-        Capture::start(|l| lab.host(1).command(l), UNDERLAY, "udp port 4789", lab.directory().join("l.pcap"))?;
+    let capture = Capture::start(
+        |l| lab.host(1).command(l),
+        UNDERLAY,
+        "udp port 4789",
+        lab.directory().join("l.pcap"),
+    )?;
     let monitor = lab.host(1).monitor(&["--drops", "--endpoint", "a"])?;
     for (what, frame, reason) in &lies {
         let before = lab.host(1).counts()?;
@@ -187,15 +196,25 @@ fn forged_tunnel_packets(id: &str, mode: &str, hook: &str) -> Result<()> {
         ("no I flag", Outer { flags: [0; 4], ..HONEST }.around(wire, &inner), "bad_header"),
         ("an unknown VNI", Outer { vni: 999, ..HONEST }.around(wire, &inner), "unknown_vni"),
         ("VNI 0", Outer { vni: 0, ..HONEST }.around(wire, &inner), "unknown_vni"),
-        ("a network that the sender does not serve", {
-            let inner = udp((mac_b, mac_a), [192, 168, 20, 5], A, b"forged");
-            Outer { vni: 200, ..HONEST }.around(wire, &inner)
-        }, "vtep_not_in_vni"),
-        ("a source without a record", {
-            HONEST.around(wire, &udp((mac_b, mac_a), [192, 168, 10, 99], A, b"forged"))
-        }, "spoof_source"),
+        (
+            "a network that the sender does not serve",
+            {
+                let inner = udp((mac_b, mac_a), [192, 168, 20, 5], A, b"forged");
+                Outer { vni: 200, ..HONEST }.around(wire, &inner)
+            },
+            "vtep_not_in_vni",
+        ),
+        (
+            "a source without a record",
+            { HONEST.around(wire, &udp((mac_b, mac_a), [192, 168, 10, 99], A, b"forged")) },
+            "spoof_source",
+        ),
         ("a local container's source", HONEST.around(wire, &udp((mac_b, mac_a), A, A, b"forged")), "loop"),
-        ("a source MAC that is a group", HONEST.around(wire, &udp((group, mac_a), B, A, b"x")), "bad_src_mac"),
+        (
+            "a source MAC that is a group",
+            HONEST.around(wire, &udp((group, mac_a), B, A, b"x")),
+            "bad_src_mac",
+        ),
         ("no source MAC", HONEST.around(wire, &udp(([0; 6], mac_a), B, A, b"x")), "bad_src_mac"),
         ("an unknown receiver", HONEST.around(wire, &udp((mac_b, OTHER_MAC), B, A, b"x")), "not_local"),
         ("the sender's own MAC", HONEST.around(wire, &udp((mac_b, mac_b), B, A, b"x")), "not_local"),
@@ -273,7 +292,8 @@ fn a_containers_own_tunnel_packets_are_only_its_packets() -> Result<()> {
         frame
     };
     let network = lab.host(1).networks()?.into_iter().find(|network| network.metadata.name == "n1");
-    let gateway = network.and_then(|n| n.status).and_then(|s| s.gateways.first().copied()).context("a gateway")?;
+    let gateway =
+        network.and_then(|n| n.status).and_then(|s| s.gateways.first().copied()).context("a gateway")?;
     a.exec(&["ping", "-c1", "-W1", &gateway.to_string()])?;
     let neighbours = a.sh(&["ip", "neigh", "show", &gateway.to_string()])?;
     let router = neighbours.split_whitespace().skip_while(|word| *word != "lladdr").nth(1).map(mac);

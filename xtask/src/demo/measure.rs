@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{Cast, GREEN, show::Table};
 use crate::ui;
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 9;
 const SECONDS: &str = "1";
 /// A server waits this long for its client at most.
 const SERVER_SECONDS: &str = "20";

@@ -26,7 +26,10 @@ pub(crate) fn sizes(text: &str) -> Result<Vec<usize>> {
     for part in text.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let (first, last): (usize, usize) = (first.parse()?, last.parse()?);
-        ensure!(1 <= first && first <= last && last <= LARGEST, "--sizes {part} is not within 1 to {LARGEST}");
+        ensure!(
+            1 <= first && first <= last && last <= LARGEST,
+            "--sizes {part} is not within 1 to {LARGEST}"
+        );
         sizes.extend(first..=last);
     }
     Ok(sizes)
@@ -174,8 +177,7 @@ pub(crate) fn flows(to: SocketAddr, count: u16, limit: Limit) -> Result<Value> {
     let mut sent = 0u64;
     for port in 20_000..20_000 + count {
         ensure!(!limit.over(), "only {sent} of {count} flows were sent in time");
-        let any: SocketAddr =
-            if to.is_ipv4() { ([0; 4], port).into() } else { ([0u16; 8], port).into() };
+        let any: SocketAddr = if to.is_ipv4() { ([0; 4], port).into() } else { ([0u16; 8], port).into() };
         connect(to, Some(any))?.send(b"flow").with_context(|| format!("from port {port}"))?;
         sent += 1;
         if sent.is_multiple_of(16) {

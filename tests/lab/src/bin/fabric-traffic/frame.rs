@@ -43,7 +43,11 @@ fn bytes(hex: &str) -> Result<Vec<u8>> {
     let digits: Vec<u8> = hex
         .chars()
         .filter(|c| !c.is_whitespace() && *c != ':')
-        .map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok()).with_context(|| format!("{c:?} is no hexadecimal digit")))
+        .map(|c| {
+            c.to_digit(16)
+                .and_then(|d| u8::try_from(d).ok())
+                .with_context(|| format!("{c:?} is no hexadecimal digit"))
+        })
         .collect::<Result<_>>()?;
     if !digits.len().is_multiple_of(2) {
         bail!("an odd number of hexadecimal digits");
