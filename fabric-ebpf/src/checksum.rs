@@ -32,7 +32,9 @@ mod tests {
     #[test]
     fn a_replaced_word_gives_the_same_as_a_new_sum() {
         for other in (1..=u16::MAX).step_by(7).chain([0xffff, 0xfffe]) {
-            for (from, to) in [([8, 0], [0, 0]), ([128, 0], [129, 0]), ([1, 1], [64, 1]), ([0, 3], [0xff, 0xff])] {
+            for (from, to) in
+                [([8, 0], [0, 0]), ([128, 0], [129, 0]), ([1, 1], [64, 1]), ([0, 3], [0xff, 0xff])]
+            {
                 let check = |word: [u8; 2]| {
                     let [a, b] = other.to_ne_bytes();
                     finish(add(0, u32::from_ne_bytes([word[0], word[1], a, b])))

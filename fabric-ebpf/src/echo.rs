@@ -13,7 +13,7 @@ use crate::{
     endpoint,
     inner::{ICMP, ICMPV6, IPV4},
     outcome::{Outcome, pack, unpack},
-    packet::{header, same_mac, v4, v6},
+    packet::{header, linear, same_mac, v4, v6},
 };
 
 /// What the answer is written over: up to ICMP's checksum.
@@ -49,6 +49,7 @@ fn handle_packed(ctx: &TcContext, port: &PortValue) -> i64 {
 
 #[inline(always)]
 fn handle_inner(ctx: &TcContext, port: &PortValue) -> Outcome {
+    linear(ctx, size_of::<Echo<Ipv6Hdr>>() as u32);
     let eth: &EthHdr = header(ctx, 0, DropReason::NoRoute)?;
     if eth.ether_type == IPV4 { handle_v4(ctx, port) } else { handle_v6(ctx, port) }
 }

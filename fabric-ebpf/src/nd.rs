@@ -17,11 +17,7 @@ use crate::{
     extension::{self, Upper},
     inner::{ETH_LEN, ICMPV6, IPV6, Ip},
     outcome::{Outcome, Verdict, pack, unpack},
-<<<<<<< HEAD
-    packet::{Frame, add_addr, header, same_addr, skb, v6},
-=======
-    packet::{Frame, header, linear, same_addr, skb, v6},
->>>>>>> main
+    packet::{Frame, add_addr, header, linear, same_addr, skb, v6},
 };
 
 const ROUTER_SOLICITATION: u8 = 133;
@@ -66,15 +62,9 @@ struct Answer {
 const ADVERTISEMENT_LEN: u16 = size_of::<Advertisement>() as u16;
 const ANSWER_LEN: u32 = size_of::<Answer>() as u32;
 
-<<<<<<< HEAD
-=======
 /// Ethernet (14), IPv6 (40) and a message with its target (24).
 const LINEAR: u32 = ETH_LEN as u32 + 40 + size_of::<Neighbour>() as u32;
 
-/// How many extension headers are looked through for a hidden ICMPv6 header. More of them are refused.
-const EXTENSIONS: u32 = 6;
-
->>>>>>> main
 /// Whether the packet is neighbour discovery, and if so whether it is behind extension headers: no honest host sends
 /// that, and it would pass a check that looks only at the first header.
 #[derive(Clone, Copy, PartialEq, Eq)]
