@@ -38,7 +38,7 @@ pub(crate) struct CreateArgs {
     /// Its name: a-z, 0-9, - and ., at most 63 characters
     name: String,
     /// A subnet, IPv4 or IPv6; may be repeated
-    #[arg(long = "subnet", value_name = "CIDR", required = true)]
+    #[arg(long = "subnet", value_name = "CIDR", required = true, value_parser = subnet)]
     subnets: Vec<IpNet>,
     /// The gateway of one of the subnets; the first usable address if absent
     #[arg(long = "gateway", value_name = "IP")]
@@ -58,6 +58,14 @@ pub(crate) struct CreateArgs {
     labels: Vec<(String, String)>,
     #[command(flatten)]
     output: OutputArgs,
+}
+
+/// What the parser of the library says of a wrong prefix length does not name it.
+fn subnet(text: &str) -> Result<IpNet, String> {
+    text.parse().map_err(|_| {
+        "write an address and a prefix length of at most 32 (IPv4) or 128 (IPv6), like 192.168.10.0/24"
+            .to_owned()
+    })
 }
 
 #[derive(Debug, Args)]
@@ -165,4 +173,17 @@ fn sentence(network: &Network) -> String {
         text.push_str(&format!(", MTU {mtu}"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::subnet;
+
+    #[test]
+    fn a_subnet_that_is_none_is_explained() {
+        assert!(subnet("10.0.0.0/8").is_ok() && subnet("fd00::/64").is_ok());
+        for wrong in ["10.0.0.0/33", "fd00::/129", "10.0.0.0", "blue"] {
+            assert!(subnet(wrong).unwrap_err().contains("at most 32"), "{wrong}");
+        }
+    }
 }

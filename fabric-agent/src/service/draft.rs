@@ -7,7 +7,7 @@ use fabric_api::Object;
 
 use super::{ServiceError, ServiceSettings, netns::Resolve, owner::Owner};
 use crate::{
-    model::{Cluster, ProblemKey},
+    model::{Cluster, Network, Node, ProblemKey},
     plan::desired::NodeFacts,
     store::{Expected, Snapshot, Write},
 };
@@ -162,6 +162,7 @@ impl Draft {
     pub(super) fn validate(&self) -> Result<(), ServiceError> {
         let objects: Vec<Object> = self.objects.values().cloned().collect();
         let after = Cluster::from_objects(&objects);
+        self.holders_stay(&after)?;
         let fresh = |(key, text): &(&ProblemKey, &String)| self.before.problems.get(*key) != Some(*text);
         // What was asked for is named before what suffers from it.
         let asked = |key: &ProblemKey| self.touched.contains(&(key.0.to_owned(), key.1.clone()));
@@ -172,6 +173,30 @@ impl Draft {
         }
         self.own_addresses_stay(&after)?;
         self.nodes_are_declared(&after)
+    }
+
+    /// A VNI and a VTEP address stay with who has them: a cluster prefers by name, which is no answer to somebody who asks
+    /// for one that is taken.
+    fn holders_stay(&self, after: &Cluster) -> Result<(), ServiceError> {
+        let untouched = |kind: &str, name: &str| !self.touched.contains(&(kind.to_owned(), name.to_owned()));
+        let gone = |n: &&Network| !after.networks.contains_key(&n.name) && untouched("Network", &n.name);
+        for old in self.before.networks.values().filter(gone) {
+            if let Some(new) = after.networks.values().find(|n| n.vni == old.vni) {
+                let text = format!("VNI {} belongs to network {}: choose another one", old.vni, old.name);
+                return Err(ServiceError::invalid(named("Network", &new.name, &text)));
+            }
+        }
+        let gone = |n: &&Node| !after.nodes.contains_key(&n.name) && untouched("Node", &n.name);
+        for old in self.before.nodes.values().filter(gone) {
+            for vtep in &old.vteps {
+                if let Some(new) = after.nodes.values().find(|n| n.vteps.contains(vtep)) {
+                    let text =
+                        format!("VTEP address {vtep} belongs to node {}: choose another one", old.name);
+                    return Err(ServiceError::invalid(named("Node", &new.name, &text)));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The addresses that this node took for itself must not be given to others.

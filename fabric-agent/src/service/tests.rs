@@ -117,8 +117,21 @@ async fn vnis_are_chosen_from_4096_and_used_ones_refused() {
     taken.spec.vni = Some(4096);
     let e = b.service.create_network(&cli, taken).await.unwrap_err();
     assert!(e.message.contains("belongs to network a"), "{e}");
+    // Also where the name of the new one comes first.
+    let mut taken = network("0", "10.0.0.0/24");
+    taken.spec.vni = Some(4096);
+    let e = b.service.create_network(&cli, taken).await.unwrap_err();
+    assert_eq!(e.message, "network 0: VNI 4096 belongs to network a: choose another one");
     let e = b.service.create_network(&cli, network("a", "10.0.0.0/24")).await.unwrap_err();
     assert_eq!(e.kind, ErrorKind::Conflict);
+}
+
+#[tokio::test]
+async fn a_vtep_address_stays_with_the_node_that_has_it() {
+    let b = bench();
+    b.service.apply(&Owner::cli(), vec![node("n3")]).await.unwrap();
+    let e = b.service.apply(&Owner::cli(), vec![node("n2")]).await.unwrap_err();
+    assert_eq!(e.message, "node n2: VTEP address 192.0.2.9 belongs to node n3: choose another one");
 }
 
 #[tokio::test]
