@@ -14,8 +14,9 @@ use network_types::{arp::ArpHdr, eth::EthHdr};
 use crate::{
     endpoint,
     inner::{ARP, ETH_LEN},
-    outcome::{Outcome, Verdict},
+    outcome::{Outcome, Verdict, pack, unpack},
     packet::{Frame, header, same_mac, skb, v4},
+    port,
 };
 
 const REQUEST: [u8; 2] = [0, 1];
@@ -24,7 +25,19 @@ const REPLY: [u8; 2] = [0, 2];
 /// Answers a request for an address that somebody else in the network has; takes everything else that is honest off
 /// the wire.
 #[inline(always)]
-pub fn handle(ctx: &TcContext, port: &PortValue) -> Outcome {
+pub fn handle(ctx: &TcContext) -> Outcome {
+    unpack(handle_packed(ctx))
+}
+
+/// Out of line, since most packets are not ARP.
+#[inline(never)]
+fn handle_packed(ctx: &TcContext) -> i64 {
+    pack(handle_inner(ctx))
+}
+
+#[inline(always)]
+fn handle_inner(ctx: &TcContext) -> Outcome {
+    let port = port::get(ctx.ifindex())?;
     let arp: &ArpHdr = header(ctx, ETH_LEN, DropReason::Malformed)?;
     if arp.htype != [0, 1] || arp.ptype != [8, 0] || arp.hlen != 6 || arp.plen != 4 {
         return Err(DropReason::Malformed);

@@ -13,7 +13,8 @@ use crate::{
     endpoint,
     inner::{ICMP, ICMPV6, IPV4},
     outcome::{Outcome, pack, unpack},
-    packet::{header, linear, same_mac, v4, v6},
+    packet::{Frame, header, linear, same_mac, v4, v6},
+    port,
 };
 
 /// What the answer is written over: up to ICMP's checksum.
@@ -37,18 +38,19 @@ const TTL: u8 = 64;
 /// A packet to a router's MAC: an echo request to the gateway is answered, nothing else has a way. The source was checked,
 /// and that lengths agree with the frame.
 #[inline(always)]
-pub fn handle(ctx: &TcContext, port: &PortValue) -> Outcome {
-    unpack(handle_packed(ctx, port))
+pub fn handle(ctx: &TcContext) -> Outcome {
+    unpack(handle_packed(ctx))
 }
 
 /// Out of line, since most packets are not for the gateway.
 #[inline(never)]
-fn handle_packed(ctx: &TcContext, port: &PortValue) -> i64 {
-    pack(handle_inner(ctx, port))
+fn handle_packed(ctx: &TcContext) -> i64 {
+    pack(handle_inner(ctx))
 }
 
 #[inline(always)]
-fn handle_inner(ctx: &TcContext, port: &PortValue) -> Outcome {
+fn handle_inner(ctx: &TcContext) -> Outcome {
+    let port = port::get(ctx.ifindex())?;
     linear(ctx, size_of::<Echo<Ipv6Hdr>>() as u32);
     let eth: &EthHdr = header(ctx, 0, DropReason::NoRoute)?;
     if eth.ether_type == IPV4 { handle_v4(ctx, port) } else { handle_v6(ctx, port) }

@@ -4,7 +4,6 @@ use aya_ebpf::{helpers::bpf_skb_change_tail, programs::TcContext};
 use fabric_common::{
     addr::{Addr, Mac},
     endpoint::FLAG_GATEWAY,
-    port::PortValue,
     reason::{Action, DropReason},
 };
 use network_types::{eth::EthHdr, ip::Ipv6Hdr};
@@ -18,6 +17,7 @@ use crate::{
     inner::{ETH_LEN, ICMPV6, IPV6, Ip},
     outcome::{Outcome, Verdict, pack, unpack},
     packet::{Frame, add_addr, header, linear, same_addr, skb, v6},
+    port,
 };
 
 const ROUTER_SOLICITATION: u8 = 133;
@@ -109,18 +109,19 @@ fn behind_extensions(frame: &impl Frame, at: u32, next: u8) -> Kind {
 
 /// Handles neighbour discovery that is right behind the IPv6 header. The source MAC was checked.
 #[inline(always)]
-pub fn handle(ctx: &TcContext, port: &PortValue) -> Outcome {
-    unpack(handle_packed(ctx, port))
+pub fn handle(ctx: &TcContext) -> Outcome {
+    unpack(handle_packed(ctx))
 }
 
 /// Out of line, since most packets are not neighbour discovery.
 #[inline(never)]
-fn handle_packed(ctx: &TcContext, port: &PortValue) -> i64 {
-    pack(handle_inner(ctx, port))
+fn handle_packed(ctx: &TcContext) -> i64 {
+    pack(handle_inner(ctx))
 }
 
 #[inline(always)]
-fn handle_inner(ctx: &TcContext, port: &PortValue) -> Outcome {
+fn handle_inner(ctx: &TcContext) -> Outcome {
+    let port = port::get(ctx.ifindex())?;
     linear(ctx, LINEAR);
     let ip: &Ipv6Hdr = header(ctx, ETH_LEN, DropReason::Malformed)?;
     let src = v6(&ip.src_addr);

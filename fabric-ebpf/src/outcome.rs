@@ -47,7 +47,7 @@ impl Verdict {
 #[inline(always)]
 pub fn pack(outcome: Outcome) -> i64 {
     match outcome {
-        Ok(verdict) => (i64::from(verdict.code) << 8) | verdict.action as i64,
+        Ok(verdict) => (i64::from(verdict.code as u32) << 8) | verdict.action as i64,
         Err(reason) => -(reason as i64),
     }
 }
@@ -59,8 +59,7 @@ pub fn unpack(packed: i64) -> Outcome {
         // SAFETY: `pack` was given a valid reason, whose number fits a byte.
         return Err(unsafe { core::mem::transmute::<u8, DropReason>((-packed) as u8) });
     }
-    // SAFETY: `pack` was given a valid action, whose number fits a byte. Functions that pack never pass a packet on, so
-    // codes are not negative.
+    // SAFETY: `pack` was given a valid action, whose number fits a byte.
     let action = unsafe { core::mem::transmute::<u8, Action>(packed as u8) };
     Ok(Verdict { action, code: (packed >> 8) as i32 })
 }
