@@ -58,7 +58,7 @@ macro_rules! bpf_only {
     ($($name:ident)+) => { $( #[cfg(target_arch = "bpf")] mod $name; )+ };
 }
 bpf_only! {
-    arp counters decap echo encap endpoint event extension fdb inner nd network node outcome packet port settings source too_big
+    arp counters decap echo encap endpoint event extension fdb icmp_error inner nd network node outcome packet port settings source too_big
     tunnel uplink walk
 }
 

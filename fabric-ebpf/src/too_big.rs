@@ -1,230 +1,50 @@
-//! The answer to a packet that is too big: ICMP fragmentation needed (RFC 1191) or ICMPv6 packet too big (RFC 4443
-//! section 3.2) from the gateway, written over the packet.
+//! The answer to a packet that is too big: its sender learns what fits.
 
-use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
-    btf_maps::PerCpuArray,
-    helpers::{
-        bpf_csum_diff, bpf_ktime_get_boot_ns, bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_tail,
-        bpf_skb_load_bytes, bpf_skb_store_bytes,
-    },
-    macros::btf_map,
-    programs::TcContext,
-};
-use fabric_common::{
-    abi,
-    addr::{Addr, Mac},
-    network::NetworkValue,
-    reason::{Action, DropReason, Hook},
-};
-use fabric_ebpf::{bucket, checksum};
+use aya_ebpf::{bindings::TC_ACT_SHOT, programs::TcContext};
+use fabric_common::reason::DropReason;
 use network_types::{
     eth::EthHdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
 };
 
 use crate::{
-    counters,
-    extension::{self, Upper},
     fdb,
-    inner::{ETH_LEN, ICMP, ICMPV6, IPV4, IPV6},
-    network, node,
-    packet::{Frame, add_addr, header, mac, same_addr, skb, v6 as v6_addr, word},
+    icmp_error::{self, Error},
+    inner::{ETH_LEN, IPV4},
+    node,
+    packet::{Frame, header, mac},
     port,
 };
 
-/// The word of the token bucket, and room for an answer, which would take half of the stack that a program has.
-#[btf_map(name = "icmp_errors")]
-static ERRORS: PerCpuArray<[u64; WORDS], { abi::ICMP_ERRORS.entries as usize }> = PerCpuArray::new();
-
-const WORDS: usize = 1 + size_of::<Answer<Ipv6Hdr>>() / 8;
-
-/// Bytes of the packet that the answer quotes. Room for the longest IPv4 header, or for IPv6 with a few extension headers,
-/// and for the transport header's ports and sequence number, by which the sender finds the connection.
-const QUOTED: usize = 128;
-/// ICMP's header and what it quotes.
-const MESSAGE: usize = 8 + QUOTED;
-/// Bytes that are taken out at the front, more than any transport header is away from it. The kernel gives a checksum up
-/// that the sender left to the hardware (CHECKSUM_PARTIAL) once its place is gone (`__skb_postpull_rcsum`); otherwise it
-/// might be written into the quoted packet.
-const FRONT: u32 = 128;
-
-/// The whole answer. The two bytes in front align the rest to words.
-#[repr(C, align(8))]
-struct Answer<Ip> {
-    pad: [u8; 2],
-    eth: EthHdr,
-    ip: Ip,
-    icmp: [u8; 8],
-    quoted: [u8; QUOTED],
-}
-
-/// Answers the packet, which was counted as dropped, if it may be answered. Returns the TC code. Out of line, and finds
+/// Answers the packet, which was counted as dropped, if that helps its sender. Returns the TC code. Out of line, and finds
 /// all that it needs itself: nothing of it costs the packets that fit.
 #[inline(never)]
 pub fn answer(ctx: &TcContext) -> i32 {
-    let length = write(ctx);
-    if length == 0 {
-        return TC_ACT_SHOT;
+    match mtu(ctx) {
+        Some(mtu) if helps(ctx, u32::from(mtu)) => icmp_error::answer(ctx, Error::too_big(mtu)),
+        _ => TC_ACT_SHOT,
     }
-    counters::action_beside(Hook::FromContainer, Action::IcmpError, 1, length);
-    // SAFETY: a plain helper call.
-    unsafe { bpf_redirect(Frame::ifindex(ctx), 0) as i32 }
 }
 
-/// Length of the answer; 0 if there is none.
+/// Largest packet that fits on the way to the packet's destination.
 #[inline(always)]
-fn write(ctx: &TcContext) -> u32 {
-    let Ok(port) = port::get(Frame::ifindex(ctx)) else { return 0 };
-    let Ok(eth) = header::<EthHdr>(ctx, 0, DropReason::Malformed) else { return 0 };
-    let Some(entry) = fdb::get(port.vni, mac(&eth.dst_addr)) else { return 0 };
-    let Ok(node) = node::get(entry.node) else { return 0 };
-    let Some(network) = network::get(port.vni) else { return 0 };
-    if eth.ether_type == IPV4 {
-        v4(ctx, &port.mac, network, u32::from(node.mtu))
+fn mtu(ctx: &TcContext) -> Option<u16> {
+    let port = port::get(Frame::ifindex(ctx)).ok()?;
+    let eth = header::<EthHdr>(ctx, 0, DropReason::Malformed).ok()?;
+    let entry = fdb::get(port.vni, mac(&eth.dst_addr))?;
+    Some(node::get(entry.node).ok()?.mtu)
+}
+
+/// Whether the sender can do something: IPv4 without DF is not its business, nor is padding behind a packet that fits.
+#[inline(always)]
+fn helps(ctx: &TcContext, mtu: u32) -> bool {
+    let Ok(eth) = header::<EthHdr>(ctx, 0, DropReason::Malformed) else { return false };
+    let (length, fixed) = if eth.ether_type == IPV4 {
+        let Ok(ip) = header::<Ipv4Hdr>(ctx, ETH_LEN, DropReason::Malformed) else { return false };
+        (u32::from(u16::from_be_bytes(ip.tot_len)), ip.frags[0] & 0x40 != 0)
     } else {
-        v6(ctx, &port.mac, network, u32::from(node.mtu))
-    }
+        let Ok(ip) = header::<Ipv6Hdr>(ctx, ETH_LEN, DropReason::Malformed) else { return false };
+        (u32::from(u16::from_be_bytes(ip.payload_len)) + 40, true)
+    };
+    fixed && (Frame::gso_size(ctx) != 0 || length > mtu)
 }
-
-/// Takes one answer from this CPU's budget, and gives the room to put it together.
-#[inline(always)]
-fn take<Ip>() -> Option<*mut Answer<Ip>> {
-    let errors = ERRORS.get_ptr_mut(0)?.cast::<u64>();
-    // SAFETY: this CPU's own slot, as long as the longest answer and the word in front of it; a plain helper call.
-    unsafe {
-        *errors = bucket::take(*errors, bpf_ktime_get_boot_ns())?;
-        Some(errors.add(1).cast())
-    }
-}
-
-#[inline(never)]
-fn v4(ctx: &TcContext, to: &Mac, network: &NetworkValue, mtu: u32) -> u32 {
-    const LENGTH: u16 = (20 + MESSAGE) as u16;
-    let Ok(ip) = header::<Ipv4Hdr>(ctx, ETH_LEN, DropReason::Malformed) else { return 0 };
-    let frags = u16::from_be_bytes(ip.frags);
-    let (may_fragment, later_fragment) = (frags & 0x4000 == 0, frags & 0x1fff != 0);
-    // Padding behind a packet that fits is nothing that its sender could make smaller.
-    let fits = Frame::gso_size(ctx) == 0 && u32::from(u16::from_be_bytes(ip.tot_len)) <= mtu;
-    // RFC 1122 section 3.2.2: not in answer to a later fragment, nor to a packet for a group.
-    if may_fragment || later_fragment || fits || ip.dst_addr[0] >= 224 {
-        return 0;
-    }
-    let upper = (ETH_LEN + usize::from(ip.vihl & 0xf) * 4) as u32;
-    // Nor in answer to an error: the messages that are none.
-    if ip.proto == ICMP && !matches!(ctx.load::<[u8; 1]>(upper as usize), Ok([0 | 8 | 13..=18])) {
-        return 0;
-    }
-    let (sender, gateway) = (word(&ip.src_addr), network.gateway_v4.v4_bytes());
-    if same_addr(&network.gateway_v4, &Addr::UNSPECIFIED) {
-        return 0;
-    }
-    let Some(answer) = take::<Ipv4Hdr>() else { return 0 };
-    let head = [
-        u32::from_ne_bytes([0x45, 0xc0, 0, LENGTH as u8]),
-        u32::from_ne_bytes([0, 0, 0x40, 0]),
-        u32::from_ne_bytes([64, ICMP, 0, 0]),
-    ];
-    let sum = head.iter().fold(0, |sum, word| checksum::add(sum, *word));
-    let sum = checksum::add(checksum::add(sum, u32::from_ne_bytes(gateway)), sender);
-    // SAFETY: this CPU's own room. What is in it from before is plain bytes.
-    unsafe {
-        (&raw mut (*answer).eth).write(EthHdr {
-            dst_addr: to.bytes,
-            src_addr: network.gateway_mac.bytes,
-            ether_type: IPV4,
-        });
-        (&raw mut (*answer).ip).write(Ipv4Hdr {
-            vihl: 0x45,
-            // Internetwork control (RFC 1812 section 4.3.2.5).
-            tos: 0xc0,
-            tot_len: LENGTH.to_be_bytes(),
-            id: [0; 2],
-            frags: [0x40, 0],
-            ttl: 64,
-            proto: ICMP,
-            check: checksum::finish(sum).to_ne_bytes(),
-            src_addr: gateway,
-            dst_addr: sender.to_ne_bytes(),
-        });
-        let [high, low] = (mtu as u16).to_be_bytes();
-        (&raw mut (*answer).icmp).write([3, 4, 0, 0, 0, 0, high, low]);
-        finish(ctx, answer, 0)
-    }
-}
-
-#[inline(never)]
-fn v6(ctx: &TcContext, to: &Mac, network: &NetworkValue, mtu: u32) -> u32 {
-    let Ok(ip) = header::<Ipv6Hdr>(ctx, ETH_LEN, DropReason::Malformed) else { return 0 };
-    let fits = Frame::gso_size(ctx) == 0 && u32::from(u16::from_be_bytes(ip.payload_len)) + 40 <= mtu;
-    if fits || ip.dst_addr[0] == 0xff || same_addr(&network.gateway_v6, &Addr::UNSPECIFIED) {
-        return 0;
-    }
-    // As for IPv4, and not where it can't be told (RFC 4443 section 2.4(e)). Errors are below 128.
-    match extension::upper(ctx, (ETH_LEN + 40) as u32, ip.next_hdr) {
-        Upper::Header { protocol: ICMPV6, at } => match ctx.load::<[u8; 1]>(at as usize) {
-            Ok([128..=255]) => {}
-            _ => return 0,
-        },
-        Upper::Header { .. } => {}
-        Upper::LaterFragment | Upper::Unknown => return 0,
-    }
-    let Some(answer) = take::<Ipv6Hdr>() else { return 0 };
-    // SAFETY: this CPU's own room. What is in it from before is plain bytes.
-    unsafe {
-        (&raw mut (*answer).eth).write(EthHdr {
-            dst_addr: to.bytes,
-            src_addr: network.gateway_mac.bytes,
-            ether_type: IPV6,
-        });
-        (&raw mut (*answer).ip).write(Ipv6Hdr {
-            vcf: [0x60, 0, 0, 0],
-            payload_len: (MESSAGE as u16).to_be_bytes(),
-            next_hdr: ICMPV6,
-            hop_limit: 64,
-            src_addr: network.gateway_v6.bytes,
-            dst_addr: v6_addr(&ip.src_addr).bytes,
-        });
-        let [high, low] = (mtu as u16).to_be_bytes();
-        (&raw mut (*answer).icmp).write([2, 0, 0, 0, 0, 0, high, low]);
-        // The pseudo-header (RFC 8200 section 8.1).
-        let sum =
-            u32::from(u16::from_ne_bytes([0, MESSAGE as u8])) + u32::from(u16::from_ne_bytes([0, ICMPV6]));
-        let sum = add_addr(sum, &network.gateway_v6);
-        finish(ctx, answer, add_addr(sum, &Addr::v6((*answer).ip.dst_addr)))
-    }
-}
-
-/// Quotes the packet, computes ICMP's checksum on top of `sum`, and writes the answer over the packet. Returns its length,
-/// or 0.
-///
-/// # Safety
-/// All but `quoted` and the padding must have been written.
-#[inline(always)]
-unsafe fn finish<Ip>(ctx: &TcContext, answer: *mut Answer<Ip>, sum: u32) -> u32 {
-    let length = (ETH_LEN + size_of::<Ip>() + MESSAGE) as u32;
-    // SAFETY: plain helper calls with the sizes of the fields; no packet pointer lives across them.
-    unsafe {
-        let quoted = (&raw mut (*answer).quoted).cast();
-        if bpf_skb_load_bytes(skb(ctx).cast(), ETH_LEN as u32, quoted, QUOTED as u32) != 0 {
-            return 0;
-        }
-        let message = (&raw mut (*answer).icmp).cast::<u32>();
-        let sum = bpf_csum_diff(core::ptr::null_mut(), 0, message, MESSAGE as u32, sum);
-        if sum < 0 {
-            return 0;
-        }
-        let [high, low] = checksum::finish(sum as u32).to_ne_bytes();
-        (*answer).icmp[2] = high;
-        (*answer).icmp[3] = low;
-        if bpf_skb_change_tail(skb(ctx), length + FRONT, 0) != 0
-            || bpf_skb_adjust_room(skb(ctx), -(FRONT as i32), BPF_ADJ_ROOM_MAC, 0) != 0
-            || bpf_skb_store_bytes(skb(ctx), 0, (&raw const (*answer).eth).cast(), length, 0) != 0
-        {
-            return 0;
-        }
-    }
-    length
-}
-
-const _: () = assert!(size_of::<Answer<Ipv4Hdr>>() == 176 && size_of::<Answer<Ipv6Hdr>>() == 192);
