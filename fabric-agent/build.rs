@@ -3,7 +3,11 @@
 //! Always release: unoptimised objects do not pass the verifier. The flags live in `ebpf-flags.txt`, so that `cargo
 //! xtask` lints with the same ones.
 
-use std::{env, fs, path::PathBuf, process::Command};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 const TARGET: &str = "bpfel-unknown-none";
 
@@ -16,12 +20,14 @@ fn main() {
         "fabric-ebpf/Cargo.toml",
         "fabric-ebpf/ebpf-flags.txt",
         "fabric-common/src",
+        "fabric-ebpf/bpf-linker.txt",
+        "rust-toolchain.toml",
         "Cargo.lock",
     ] {
         println!("cargo::rerun-if-changed={}", workspace.join(path).display());
     }
     println!("cargo::rerun-if-env-changed=FABRIC_BPF_LINKER");
-    let linker = linker();
+    let linker = linker(&workspace);
     println!("cargo::rerun-if-changed={}", linker.display());
 
     // Its own target directory: the outer cargo holds the lock of the usual one.
@@ -60,7 +66,7 @@ fn main() {
         .expect("the object can be copied");
 }
 
-fn linker() -> PathBuf {
+fn linker(workspace: &Path) -> PathBuf {
     if let Some(path) = env::var_os("FABRIC_BPF_LINKER") {
         return path.into();
     }
@@ -69,7 +75,12 @@ fn linker() -> PathBuf {
         .map(PathBuf::from)
         .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
         .expect("HOME or XDG_CACHE_HOME is set");
-    let path = cache.join("fabric/tools/bpf-linker-0.13.0-rust-1.95.0/bin/bpf-linker");
+    let read = |path| fs::read_to_string(workspace.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
+    let rust = read("rust-toolchain.toml");
+    let rust = rust.lines().find_map(|line| line.strip_prefix("channel = ")).expect("it names the channel");
+    let version = read("fabric-ebpf/bpf-linker.txt");
+    let name = format!("bpf-linker-{}-rust-{}", version.trim(), rust.trim_matches('"'));
+    let path = cache.join("fabric/tools").join(name).join("bin/bpf-linker");
     assert!(path.exists(), "bpf-linker is missing; `cargo xtask setup` builds it");
     path
 }

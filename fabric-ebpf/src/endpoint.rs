@@ -9,7 +9,7 @@ static MAP: HashMap<EndpointKey, EndpointValue, { abi::ENDPOINTS.entries as usiz
 /// Who has `addr` in network `vni`.
 #[inline(always)]
 pub fn get(vni: u32, addr: &Addr) -> Option<&'static EndpointValue> {
-    // SAFETY: rows are only replaced by the agent, and each field on its own is harmless when stale.
+    // SAFETY: the memory of a row stays memory of this map while a program runs (`main.rs` says what it may hold).
     unsafe { MAP.get(EndpointKey { vni, addr: *addr }) }
 }
 

@@ -9,6 +9,6 @@ static MAP: HashMap<FdbKey, FdbValue, { abi::FDB.entries as usize }> = HashMap::
 /// Where `mac` lives in network `vni`.
 #[inline(always)]
 pub fn get(vni: u32, mac: Mac) -> Option<&'static FdbValue> {
-    // SAFETY: rows are only replaced by the agent, and each field on its own is harmless when stale.
+    // SAFETY: the memory of a row stays memory of this map while a program runs (`main.rs` says what it may hold).
     unsafe { MAP.get(FdbKey::new(vni, mac)) }
 }

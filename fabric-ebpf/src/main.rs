@@ -1,5 +1,10 @@
 //! Fabric's programs. Each entry point is a walk and its end; `walk/` says what happens on the way, `outcome` counts and
 //! reports. The same object serves every endpoint and uplink: what differs is in the maps.
+//!
+//! Rows of hash maps are read where they lie, while the agent may replace or remove them. A reader can see old fields beside
+//! new ones, and the kernel may give a removed row's memory to another row at once, so that for the one packet that is just
+//! under way a row can be another's. It never decides alone: a port's MAC, a source record's node and a receiver's MAC each
+//! come from a row of their own, and the far side checks what leaves.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(
     target_arch = "bpf",

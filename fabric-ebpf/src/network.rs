@@ -15,7 +15,7 @@ static MEMBERS: HashMap<MemberKey, MemberValue, { abi::MEMBERS.entries as usize 
 /// The network of a VNI. Only asked to name the reason of a drop.
 #[inline(always)]
 pub fn get(vni: u32) -> Option<&'static NetworkValue> {
-    // SAFETY: rows are only replaced by the agent, and each field on its own is harmless when stale.
+    // SAFETY: the memory of a row stays memory of this map while a program runs (`main.rs` says what it may hold).
     unsafe { NETWORKS.get(vni) }
 }
 

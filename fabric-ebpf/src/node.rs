@@ -17,8 +17,7 @@ static VTEPS: HashMap<Addr, VtepValue, { abi::VTEPS.entries as usize }> = HashMa
 /// What sending to `node` needs.
 #[inline(always)]
 pub fn get(node: u32) -> Result<&'static NodeValue, DropReason> {
-    // SAFETY: rows are only replaced by the agent; a header mixed of old and new goes to one of the two addresses and is
-    // checked there like any other.
+    // SAFETY: the memory of a row stays memory of this map while a program runs (`main.rs` says what it may hold).
     unsafe { NODES.get(node) }.ok_or(DropReason::NoNode)
 }
 

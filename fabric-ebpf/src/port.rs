@@ -21,8 +21,7 @@ static PORT_COUNTERS: PerCpuArray<PortCounters, { abi::PORT_COUNTERS.entries as 
 /// The port of an interface. Fail closed: an interface without a row forwards nothing.
 #[inline(always)]
 pub fn get(ifindex: u32) -> Result<&'static PortValue, DropReason> {
-    // SAFETY: rows are only replaced by the agent; a reader sees the old or the new fields of a 24-byte value, and each
-    // field on its own is harmless when stale.
+    // SAFETY: the memory of a row stays memory of this map while a program runs (`main.rs` says what it may hold).
     unsafe { PORTS.get(ifindex) }.ok_or(DropReason::NoPort)
 }
 

@@ -23,7 +23,7 @@ static SOURCE_PREFIXES: LpmTrie<SourcePrefix, SourceValue, { abi::SOURCE_PREFIXE
 /// Accepts `addr` in network `vni` from `node`, or says why not.
 #[inline(always)]
 pub fn check(vni: u32, addr: &Addr, node: u32) -> Result<(), DropReason> {
-    // SAFETY: rows are only replaced by the agent; node numbers are stored whole.
+    // SAFETY: the memory of a row stays memory of this map while a program runs (`main.rs` says what it may hold).
     match unsafe { SOURCES.get(EndpointKey { vni, addr: *addr }) } {
         Some(record) if record.names(node) => Ok(()),
         Some(record) => Err(refusal(vni, node, Some(record))),

@@ -16,7 +16,7 @@ static LOCAL_VTEPS: HashMap<Addr, LocalVtepValue, { abi::LOCAL_VTEPS.entries as 
 /// Whether a packet to `addr` that came in at `ifindex` is for one of our VTEPs, at one of our uplinks.
 #[inline(always)]
 pub fn is_ours(addr: &Addr, ifindex: u32) -> bool {
-    // SAFETY: rows are only replaced by the agent; an interface index is stored whole.
+    // SAFETY: the memory of a row stays memory of this map while a program runs (`main.rs` says what it may hold).
     match unsafe { LOCAL_VTEPS.get(addr) } {
         // At the address's own uplink, as nearly always: no second lookup.
         Some(vtep) if vtep.ifindex == ifindex => true,

@@ -4,7 +4,10 @@ use std::{fs, process::Command};
 
 use anyhow::{Context, Result};
 
-use crate::workspace::{cargo, root, target, tools};
+use crate::{
+    setup::bpf_linker_prefix,
+    workspace::{cargo, pinned_rust, root, target},
+};
 
 const TARGET: &str = "bpfel-unknown-none";
 
@@ -19,7 +22,7 @@ pub(crate) fn clippy() -> Result<Command> {
     flags.push(format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH));
     let linker = match std::env::var("FABRIC_BPF_LINKER") {
         Ok(path) => path,
-        Err(_) => tools()?.join("bpf-linker-0.13.0-rust-1.95.0/bin/bpf-linker").display().to_string(),
+        Err(_) => bpf_linker_prefix(&pinned_rust()?)?.join("bin/bpf-linker").display().to_string(),
     };
     flags.push(format!("-Clinker={linker}"));
     let mut command = cargo();

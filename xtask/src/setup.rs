@@ -16,7 +16,8 @@ use crate::{
     workspace::{cache, cargo, is_root, pinned_rust, root, sysroot, tools, which},
 };
 
-const BPF_LINKER: &str = "0.13.0";
+/// One version for all who look for it: here, `ebpf.rs` and the agent's build script.
+const BPF_LINKER: &str = include_str!("../../fabric-ebpf/bpf-linker.txt").trim_ascii();
 const CARGO_DENY: &str = "0.20.2";
 const CARGO_NEXTEST: &str = "0.9.143";
 
@@ -95,12 +96,20 @@ fn lock() -> Result<Flock<File>> {
         .context("can't lock the tools' directory")
 }
 
+/// Where bpf-linker is installed: one for each compiler, whose libLLVM it uses.
+///
+/// # Errors
+/// If there is no place for a cache.
+pub(crate) fn bpf_linker_prefix(rust: &str) -> Result<PathBuf> {
+    Ok(tools()?.join(format!("bpf-linker-{BPF_LINKER}-rust-{rust}")))
+}
+
 /// Builds bpf-linker against the compiler's own libLLVM, so that both speak the same bitcode.
 fn bpf_linker(rust: &str, sysroot: &Path) -> Result<()> {
     if std::env::var_os("FABRIC_BPF_LINKER").is_some() {
         return Ok(());
     }
-    let prefix = tools()?.join(format!("bpf-linker-{BPF_LINKER}-rust-{rust}"));
+    let prefix = bpf_linker_prefix(rust)?;
     let program = prefix.join("bin/bpf-linker");
     if runs(&program) {
         return Ok(());

@@ -2,8 +2,11 @@
 
 use std::{
     fs, io,
-    os::unix::{fs::PermissionsExt, net::UnixStream},
-    path::Path,
+    os::unix::{
+        fs::{DirBuilderExt, PermissionsExt},
+        net::UnixStream,
+    },
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, bail};
@@ -28,20 +31,35 @@ pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         fs::create_dir_all(directory).with_context(|| format!("can't make the directory of {shown}"))?;
     }
-    // Under another name until its mode is right; then it takes the place of a dead one in one step.
-    let mut fresh = path.as_os_str().to_owned();
-    fresh.push(".new");
-    match fs::remove_file(&fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("can't make the socket {shown}"));
-        }
-        Ok(()) | Err(_) => {}
-    }
-    let listener = UnixListener::bind(&fresh).with_context(|| format!("can't make the socket {shown}"))?;
-    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600))
-        .and_then(|()| fs::rename(&fresh, path))
-        .with_context(|| format!("can't make the socket {shown}"))?;
+    make(path).with_context(|| format!("can't make the socket {shown}"))
+}
+
+/// Makes the socket in a directory that nobody else may enter, until its mode is right; then it takes the place of a dead
+/// one in one step.
+fn make(path: &Path) -> io::Result<UnixListener> {
+    let mut room = path.as_os_str().to_owned();
+    room.push(".new");
+    let room = PathBuf::from(room);
+    let fresh = room.join("s");
+    // What an agent left that died in between.
+    remove(fs::remove_file(&fresh))?;
+    remove(fs::remove_dir(&room))?;
+    fs::DirBuilder::new().mode(0o700).create(&room)?;
+    let listener = UnixListener::bind(&fresh)?;
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&fresh, path)?;
+    fs::remove_dir(&room)?;
     Ok(listener)
+}
+
+/// Removing the absent is success.
+fn remove(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(())
+        }
+        result => result,
+    }
 }
 
 #[cfg(test)]
@@ -59,6 +77,9 @@ mod tests {
         let error = bind(&path).expect_err("one listens").to_string();
         assert!(error.contains("another agent listens on"), "{error}");
         drop(listener);
+        // What an agent leaves that dies in the middle.
+        fs::create_dir(directory.path().join("run/fabric.sock.new")).expect("a directory");
+        fs::write(directory.path().join("run/fabric.sock.new/s"), "").expect("a file");
         bind(&path).expect("nobody listens any more");
         fs::write(directory.path().join("file"), "precious").expect("a file");
         let error = bind(&directory.path().join("file")).expect_err("no socket").to_string();

@@ -115,6 +115,15 @@ impl Netlink {
         self.change(LinkUnspec::new_with_index(index).up(), || format!("setting interface {index} up")).await
     }
 
+    /// Sets a link down.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn set_down(&self, index: u32) -> Result<(), KernelError> {
+        self.change(LinkUnspec::new_with_index(index).down(), || format!("setting interface {index} down"))
+            .await
+    }
+
     /// Sets a link's MTU.
     ///
     /// # Errors

@@ -40,6 +40,8 @@ pub trait Links: Send {
         port: &'a PortLink,
         link: &'a Link,
     ) -> BoxFuture<'a, Result<(), KernelError>>;
+    /// Sets a link down.
+    fn set_down(&mut self, ifindex: u32) -> BoxFuture<'_, Result<(), KernelError>>;
     /// Gives the container its addresses and sets its side up. `host` is the host side's index.
     fn container_side_up<'a>(
         &'a mut self,
@@ -137,6 +139,10 @@ impl Links for KernelLinks {
         link: &'a Link,
     ) -> BoxFuture<'a, Result<(), KernelError>> {
         Box::pin(self.netlink.host_side_up(port, link))
+    }
+
+    fn set_down(&mut self, ifindex: u32) -> BoxFuture<'_, Result<(), KernelError>> {
+        Box::pin(self.netlink.set_down(ifindex))
     }
 
     fn container_side_up<'a>(

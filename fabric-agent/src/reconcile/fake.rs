@@ -151,6 +151,15 @@ impl Links for Fake {
         ready(Ok(()))
     }
 
+    fn set_down(&mut self, ifindex: u32) -> BoxFuture<'_, Result<(), KernelError>> {
+        let mut world = self.world();
+        if let Err(text) = world.step(format!("down {ifindex}")) {
+            return ready(refuse(text));
+        }
+        world.links.iter_mut().filter(|found| found.index == ifindex).for_each(|found| found.up = false);
+        ready(Ok(()))
+    }
+
     fn container_side_up<'a>(
         &'a mut self,
         port: &'a PortLink,

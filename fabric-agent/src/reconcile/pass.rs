@@ -108,6 +108,7 @@ impl<L: Links, D: Datapath> Engine<L, D> {
             links = observed.links;
         }
         self.attach(&desired, errors);
+        self.shut_unguarded(&links, errors).await;
         self.write_rows(&desired, mode.full, errors);
         self.set_up(cluster, &desired, &links, errors).await;
         if mode.in_sync {

@@ -64,6 +64,20 @@ impl<L: Links, D: Datapath> Engine<L, D> {
         touched
     }
 
+    /// Sets ports down whose program can't be put in force: without it the host's own stack would hear the container, and
+    /// nothing would check what it sends. They are set up again once it is.
+    pub(super) async fn shut_unguarded(&mut self, links: &[Link], errors: &mut Errors) {
+        for link in links.iter().filter(|link| link.endpoint().is_some() && link.up) {
+            if !errors.interfaces.contains_key(&link.index) {
+                continue;
+            }
+            match self.links.set_down(link.index).await {
+                Ok(()) => self.account.change(),
+                Err(error) => errors.node.push(error.to_string()),
+            }
+        }
+    }
+
     /// Sets ports up whose programs and rows are in place.
     pub(super) async fn set_up(
         &mut self,

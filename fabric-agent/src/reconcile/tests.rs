@@ -75,6 +75,24 @@ async fn a_pass_without_news_does_nothing() {
 }
 
 #[tokio::test]
+async fn a_port_that_lost_its_program_is_down_until_it_is_back() {
+    let fake = Fake::default();
+    let mut engine = engine(&fake);
+    engine.pass(&cluster(&["web"]), SYNCED).await;
+    let up = || fake.world().links.iter().filter(|link| link.endpoint().is_some()).all(|link| link.up);
+    assert!(up());
+    fake.world().attachments.retain(|attachment| attachment.program != "from_container");
+    fake.world().fail = Some("attach from_container");
+    let report = engine.pass(&cluster(&["web"]), SYNCED).await;
+    assert!(!up(), "nothing may pass unchecked");
+    assert_eq!(state(&report, "web"), State::Degraded);
+    fake.world().fail = None;
+    let report = engine.pass(&cluster(&["web"]), SYNCED).await;
+    assert!(up());
+    assert_eq!(state(&report, "web"), State::Ready);
+}
+
+#[tokio::test]
 async fn nothing_is_deleted_before_the_sources_are_known() {
     let fake = Fake::default();
     engine(&fake).pass(&cluster(&["web", "db"]), SYNCED).await;
