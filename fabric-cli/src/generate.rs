@@ -1,6 +1,6 @@
 //! `fabric completions` and `fabric man`: what a package installs beside the program.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 use anyhow::Context;
 use clap::{Args, CommandFactory};
@@ -19,7 +19,7 @@ pub(crate) struct CompletionsArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  fabric man | man -l -\n  fabric man /usr/local/share/man/man1")]
 pub(crate) struct ManArgs {
-    /// An existing directory for one page a command; one page on standard output if absent
+    /// A directory for one page a command, made if it is not there; one page on standard output if absent
     #[arg(value_name = "DIR")]
     directory: Option<PathBuf>,
 }
@@ -34,7 +34,8 @@ pub(crate) fn completions(args: &CompletionsArgs) -> anyhow::Result<()> {
 /// Prints or writes manual pages.
 pub(crate) fn man(args: &ManArgs) -> anyhow::Result<()> {
     if let Some(directory) = &args.directory {
-        return clap_mangen::generate_to(Cli::command(), directory)
+        return fs::create_dir_all(directory)
+            .and_then(|()| clap_mangen::generate_to(Cli::command(), directory))
             .with_context(|| format!("can't write manual pages into {}", directory.display()));
     }
     let mut page = Vec::new();

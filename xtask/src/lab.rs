@@ -153,6 +153,7 @@ fn exec(place: &str, command: &[String]) -> Result<()> {
         let names: Vec<_> = lab.hosts().iter().map(fabric_lab::Host::name).collect();
         format!("the lab has no host {host:?}; its hosts are {}", names.join(", "))
     })?;
+    agent::check_built()?;
     let mut line = match container {
         None => host.command(command),
         Some(name) => {

@@ -120,6 +120,10 @@ impl Step {
 /// # Errors
 /// If the command can't be started or exits with another status than 0; the message holds its output.
 pub(crate) fn run_step(name: &str, command: &mut Command) -> Result<String> {
+    if !terminal() {
+        // In a log as well, one must be able to see what is being waited for.
+        println!("· {name} …");
+    }
     let step = Step::start(name);
     match run_quiet(command, |line| step.progress(line)) {
         Ok(output) => {

@@ -120,7 +120,7 @@ fn named(raw: &DropEvent, names: &Names, ifname: &str, time: SystemTime) -> Even
             0 => String::new(),
             ethertype => format!("{ethertype:#06x}"),
         },
-        protocol: protocol(raw.protocol),
+        protocol: if raw.ethertype == [8, 6] { "ARP".to_owned() } else { protocol(raw.protocol) },
         src,
         dst,
         src_port: u16::from_be_bytes(raw.src_port),
@@ -263,6 +263,12 @@ mod tests {
         // An endpoint of another node is no local endpoint.
         let event = DropEvent { dst: STRANGER.into(), ..event };
         assert_eq!(names().endpoint(&event), "");
+    }
+
+    #[test]
+    fn arp_is_named() {
+        let event = DropEvent { ethertype: [8, 6], protocol: 0, ..raw() };
+        assert_eq!(named(&event, &names(), "eth1", SystemTime::UNIX_EPOCH).protocol, "ARP");
     }
 
     #[test]
