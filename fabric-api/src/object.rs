@@ -141,7 +141,7 @@ object! {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NodeSpec {
-    /// VTEP addresses; the first reachable one of a family is used toward the node, all are accepted from it.
+    /// VTEP addresses, IPv4 or IPv6, preferred first: the first that can be reached is used toward the node, all are accepted from it.
     #[schema(value_type = Vec<String>)]
     pub vteps: Vec<IpAddr>,
     /// Not one of our agents.

@@ -142,7 +142,7 @@ numbered! {
         NotOurs = 5 "not_ours",
         /// Left to the stack: the outer packet is a fragment.
         OuterFragment = 6 "outer_fragment",
-        /// Left to the stack: the outer header has options.
+        /// Left to the stack: the outer header has options, or extension headers.
         OuterOptions = 7 "outer_options",
         /// Left to the stack: the outer UDP checksum is not zero and must be verified.
         OuterChecksum = 8 "outer_checksum",

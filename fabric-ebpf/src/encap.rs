@@ -3,8 +3,8 @@
 use aya_ebpf::{
     bindings::{
         BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
-        BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_DONT_FRAGMENT, BPF_F_ZERO_CSUM_TX,
-        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_tunnel_key,
+        BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_DONT_FRAGMENT,
+        BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_tunnel_key,
     },
     helpers::{
         bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_set_tunnel_key,
@@ -13,7 +13,8 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use fabric_common::{
-    node::{FLAG_VIA_DEVICE, NodeValue, OUTER_V4_LEN, OVERHEAD_V4},
+    addr::Addr,
+    node::{FLAG_V6, FLAG_VIA_DEVICE, NodeValue, OUTER_MAX, OUTER_V4_LEN, OVERHEAD_V4, OVERHEAD_V6},
     reason::{Action, DropReason},
     settings::Settings,
 };
@@ -31,21 +32,19 @@ use crate::{
 
 /// Room for the outer headers. FIXED_GSO: the segments stay as large as the sender made them (its MTU leaves room for
 /// the outer header), so no segment is cut again and UDP GSO is not refused. The ENCAP flags make the kernel set inner
-/// header offsets and the tunnel GSO type, without which TSO packets are segmented wrongly (`net/core/filter.c`,
-/// `bpf_skb_net_grow`). L2_ETH needs Linux 5.13.
-const FLAGS: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO
-    | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
-    | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
-    | BPF_F_ADJ_ROOM_ENCAP_L2_ETH) as u64
+/// header offsets and the tunnel GSO type, without which TSO packets are segmented wrongly, and the protocol of the outer
+/// header (`net/core/filter.c`, `bpf_skb_net_grow`). L2_ETH needs Linux 5.13.
+const FLAGS: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH) as u64
     | (ETH_LEN as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
 
 const TCP: u8 = 6;
 
-/// The outer headers as they are written behind the outer Ethernet header, which the neighbour code fills in.
+/// The outer headers as they are written behind the outer Ethernet header, which the neighbour code fills in. `LEN` is
+/// that of the IP, UDP and VXLAN headers.
 #[repr(C, align(8))]
-struct Outer {
-    /// IPv4, UDP and VXLAN, from the node's template.
-    headers: [u8; OUTER_V4_LEN],
+struct Outer<const LEN: usize> {
+    /// IP, UDP and VXLAN, from the node's template.
+    headers: [u8; LEN],
     /// The inner Ethernet header.
     eth: [u8; ETH_LEN],
 }
@@ -62,28 +61,63 @@ pub fn send(ctx: &TcContext, settings: &Settings, node: &NodeValue, vni: u32, ip
     // Normal mode (RFC 6040 section 4.1): as it stands inside.
     let v6 = u16::from_ne_bytes([eth[12], eth[13]]) == IPV6;
     let ecn = inner::ecn(*second, v6);
-    let mut outer = Outer { headers: [0; OUTER_V4_LEN], eth: *eth };
-    outer.headers.copy_from_slice(&node.outer[..OUTER_V4_LEN]);
-    // SAFETY: plain helper calls; packet pointers are not used after `bpf_skb_adjust_room`.
-    unsafe {
-        fill(&mut outer, node, ctx.len(), vni, entropy::source_port(flow_hash(ctx, v6)?), ecn);
-        if bpf_skb_adjust_room(skb(ctx), OVERHEAD_V4 as i32, BPF_ADJ_ROOM_MAC, FLAGS) != 0 {
-            // A packet that is already a tunnel packet inside (the container's own VXLAN): the stack can nest them.
-            return via_device(ctx, settings, node, vni);
+    let hash = flow_hash(ctx, v6)?;
+    let code = if node.flags & FLAG_V6 == 0 {
+        let mut outer = Outer::new(node, eth);
+        fill_v4(&mut outer.headers, node, ctx.len(), vni, hash, ecn);
+        outer.put_on(ctx, node, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4)
+    } else {
+        over_v6(ctx, node, vni, hash, u32::from(ecn))
+    };
+    match code {
+        // A packet that is already a tunnel packet inside (the container's own VXLAN): the stack can nest them.
+        NO_ROOM => via_device(ctx, settings, node, vni),
+        FAILED => Err(DropReason::EncapFailed),
+        code => Ok(Verdict::redirect(Action::Remote, code)),
+    }
+}
+
+/// The kernel makes no room for the outer headers; the packet is as it was.
+const NO_ROOM: i64 = -1;
+/// A helper failed.
+const FAILED: i64 = -2;
+
+/// Out of line: the longer header would take from the stack of every packet.
+#[inline(never)]
+fn over_v6(ctx: &TcContext, node: &NodeValue, vni: u32, hash: u32, ecn: u32) -> i64 {
+    let Ok(eth) = header::<[u8; ETH_LEN]>(ctx, 0, DropReason::Malformed) else { return FAILED };
+    let mut outer = Outer::new(node, eth);
+    fill_v6(&mut outer.headers, ctx.len(), vni, hash, ecn as u8);
+    outer.put_on(ctx, node, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6)
+}
+
+impl<const LEN: usize> Outer<LEN> {
+    /// Bytes that are put on.
+    const ADDED: u32 = (LEN + ETH_LEN) as u32;
+
+    /// The node's template around an inner Ethernet header.
+    #[inline(always)]
+    fn new(node: &NodeValue, eth: &[u8; ETH_LEN]) -> Self {
+        let mut outer = Self { headers: [0; LEN], eth: *eth };
+        outer.headers.copy_from_slice(&node.outer[..LEN]);
+        outer
+    }
+
+    /// Writes the headers in front of the packet and sends it. Returns the code of the redirect, [`NO_ROOM`] or [`FAILED`].
+    #[inline(always)]
+    fn put_on(&self, ctx: &TcContext, node: &NodeValue, family: u32) -> i64 {
+        // SAFETY: plain helper calls; packet pointers are not used after `bpf_skb_adjust_room`.
+        unsafe {
+            let flags = FLAGS | u64::from(family);
+            if bpf_skb_adjust_room(skb(ctx), Self::ADDED as i32, BPF_ADJ_ROOM_MAC, flags) != 0 {
+                return NO_ROOM;
+            }
+            if bpf_skb_store_bytes(skb(ctx), ETH_LEN as u32, (&raw const *self).cast(), Self::ADDED, 0) != 0 {
+                return FAILED;
+            }
+            // The kernel's routes and neighbours decide, so a next hop that changes while the agent is away is followed.
+            bpf_redirect_neigh(node.ifindex, core::ptr::null_mut(), 0, 0)
         }
-        let written = bpf_skb_store_bytes(
-            skb(ctx),
-            ETH_LEN as u32,
-            (&raw const outer).cast(),
-            OVERHEAD_V4 as u32,
-            0,
-        );
-        if written != 0 {
-            return Err(DropReason::EncapFailed);
-        }
-        // The kernel's routes and neighbours decide, so a next hop that changes while the agent is away is followed.
-        let code = bpf_redirect_neigh(node.ifindex, core::ptr::null_mut(), 0, 0);
-        Ok(Verdict::redirect(Action::Remote, code))
     }
 }
 
@@ -133,19 +167,30 @@ fn ports(ctx: &TcContext, offset: usize) -> u32 {
 
 /// Fills what depends on the packet into the template.
 #[inline(always)]
-fn fill(outer: &mut Outer, node: &NodeValue, frame_len: u32, vni: u32, source_port: u16, ecn: u8) {
+fn fill_v4(h: &mut [u8; OUTER_V4_LEN], node: &NodeValue, frame_len: u32, vni: u32, hash: u32, ecn: u8) {
     let udp_len = frame_len as u16 + 16;
     // Wraps for a GSO packet near 64 KiB, as in the kernel's own tunnels; segmentation writes each segment's length.
     let ip_len = (udp_len.wrapping_add(20)).to_be();
-    let h = &mut outer.headers;
     // The template's other bits are the DSCP, so that adding to the byte and to the sum is the same.
     h[1] |= ecn;
     h[2..4].copy_from_slice(&ip_len.to_ne_bytes());
     let sum = node.ip_sum + u32::from(ip_len) + u32::from(u16::from_ne_bytes([0, ecn]));
     h[10..12].copy_from_slice(&checksum::finish(sum).to_ne_bytes());
-    h[20..22].copy_from_slice(&source_port.to_be_bytes());
+    h[20..22].copy_from_slice(&entropy::source_port(hash).to_be_bytes());
     h[24..26].copy_from_slice(&udp_len.to_be_bytes());
     h[32..36].copy_from_slice(&(vni << 8).to_be_bytes());
+}
+
+/// The same over IPv6. The flow's hash is in the flow label as well, for routers that look no further (RFC 6438).
+#[inline(always)]
+fn fill_v6(h: &mut [u8; OUTER_MAX], frame_len: u32, vni: u32, hash: u32, ecn: u8) {
+    let udp_len = (frame_len as u16).wrapping_add(16);
+    h[1] |= ecn << 4 | (hash >> 16) as u8 & 0xf;
+    h[2..4].copy_from_slice(&(hash as u16).to_be_bytes());
+    h[4..6].copy_from_slice(&udp_len.to_be_bytes());
+    h[40..42].copy_from_slice(&entropy::source_port(hash).to_be_bytes());
+    h[44..46].copy_from_slice(&udp_len.to_be_bytes());
+    h[52..56].copy_from_slice(&(vni << 8).to_be_bytes());
 }
 
 /// Refuses what the underlay can't carry: nothing is fragmented outside (RFC 7348 section 4.3).
@@ -191,10 +236,17 @@ fn to_device(ctx: &TcContext, settings: &Settings, node: &NodeValue, vni: u32) -
         let mut key: bpf_tunnel_key = core::mem::zeroed();
         key.tunnel_id = vni;
         key.tunnel_ttl = 64;
-        // Tunnel keys hold IPv4 addresses in host byte order (`bpf_skb_set_tunnel_key`).
-        key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes(node.remote.v4_bytes());
-        key.__bindgen_anon_3.local_ipv4 = u32::from_be_bytes(node.local.v4_bytes());
-        let flags = (BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT) as u64;
+        let mut flags = BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT;
+        if node.flags & FLAG_V6 == 0 {
+            // Tunnel keys hold IPv4 addresses in host byte order (`bpf_skb_set_tunnel_key`).
+            key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes(node.remote.v4_bytes());
+            key.__bindgen_anon_3.local_ipv4 = u32::from_be_bytes(node.local.v4_bytes());
+        } else {
+            key.__bindgen_anon_1.remote_ipv6 = words(&node.remote);
+            key.__bindgen_anon_3.local_ipv6 = words(&node.local);
+            flags |= BPF_F_TUNINFO_IPV6;
+        }
+        let flags = u64::from(flags);
         if bpf_skb_set_tunnel_key(skb(ctx), &raw mut key, size_of::<bpf_tunnel_key>() as u32, flags) != 0 {
             return Err(DropReason::EncapFailed);
         }
@@ -203,4 +255,15 @@ fn to_device(ctx: &TcContext, settings: &Settings, node: &NodeValue, vni: u32) -
     }
 }
 
-const _: () = assert!(size_of::<Outer>() >= OVERHEAD_V4 && EthHdr::LEN == ETH_LEN);
+/// An address as a tunnel key holds it.
+#[inline(always)]
+fn words(addr: &Addr) -> [u32; 4] {
+    // SAFETY: sixteen plain bytes either way.
+    unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(addr.bytes) }
+}
+
+const _: () = assert!(
+    Outer::<OUTER_V4_LEN>::ADDED as usize == OVERHEAD_V4
+        && Outer::<OUTER_MAX>::ADDED as usize == OVERHEAD_V6
+        && EthHdr::LEN == ETH_LEN
+);

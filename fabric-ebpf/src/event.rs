@@ -16,7 +16,7 @@ use crate::{
     inner::{ARP, ETH_LEN, IPV4, IPV6},
     outcome::Trace,
     packet::Frame,
-    settings,
+    settings, tunnel,
 };
 
 #[btf_map(name = "events")]
@@ -25,8 +25,9 @@ static EVENTS: RingBuf<DropEvent, { abi::EVENTS.entries as usize }> = RingBuf::n
 #[btf_map(name = "event_budget")]
 static BUDGET: PerCpuArray<[u64; 4], { abi::EVENT_BUDGET.entries as usize }> = PerCpuArray::new();
 
-/// Offset of the outer IPv4 source at an uplink: Ethernet (14) and 12 bytes of the IP header.
-const OUTER_SOURCE: u32 = 26;
+/// Offset of the outer source at an uplink: Ethernet (14) and 12 bytes of the IPv4, 8 of the IPv6 header.
+const OUTER_SOURCE_V4: u32 = 26;
+const OUTER_SOURCE_V6: u32 = 22;
 const SECOND: u64 = 1_000_000_000;
 
 /// Takes one event from this CPU's budget: how many were suppressed before it, or nothing if there is none left.
@@ -79,16 +80,23 @@ pub fn report(frame: &impl Frame, trace: &Trace, reason: DropReason) {
     event.suppressed = suppressed;
     describe(frame, trace.inner, event);
     match trace.hook {
-        // Only IPv4 packets are looked at there.
-        Hook::FromUplink | Hook::FromUplinkXdp => {
-            if let Some(source) = frame.load::<4>(OUTER_SOURCE) {
-                event.vtep = Addr::v4(source);
-            }
-        }
+        Hook::FromUplink | Hook::FromUplinkXdp => outer_source(frame, event),
         Hook::FromVxlan => event.vtep = frame.tunnel_source(),
         Hook::FromContainer => {}
     }
     entry.submit(0);
+}
+
+/// The source of a tunnel packet that is dropped with its outer headers on.
+#[inline(always)]
+fn outer_source(frame: &impl Frame, event: &mut DropEvent) {
+    if tunnel::ether_type(frame) == IPV6 {
+        if let Some(source) = frame.load::<16>(OUTER_SOURCE_V6) {
+            event.vtep = Addr::v6(source);
+        }
+    } else if let Some(source) = frame.load::<4>(OUTER_SOURCE_V4) {
+        event.vtep = Addr::v4(source);
+    }
 }
 
 /// Reads as much of the packet as is there.

@@ -9,7 +9,7 @@ use fabric_common::{
 use fabric_ebpf::{checksum, ecn};
 use network_types::{
     eth::EthHdr,
-    ip::Ipv4Hdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
     udp::UdpHdr,
     vxlan::VxlanHdr,
 };
@@ -19,16 +19,23 @@ use crate::{
     inner::{self, ETH_LEN, IPV4, IPV6, ip},
     nd, node,
     outcome::Trace,
-    packet::{Frame, header, mac, same_mac, v4, word},
+    packet::{Frame, header, mac, same_mac, v4, v6, word},
     settings, source, uplink,
 };
 
 const UDP: u8 = 17;
 const IP_LEN: usize = 20;
+const IPV6_LEN: usize = 40;
 const UDP_LEN: usize = 8;
 const VXLAN_LEN: usize = 8;
 /// Offset of the inner Ethernet header of a packet over IPv4 without options.
 pub const INNER_V4: usize = ETH_LEN + IP_LEN + UDP_LEN + VXLAN_LEN;
+/// The same over IPv6 without extension headers.
+pub const INNER_V6: usize = ETH_LEN + IPV6_LEN + UDP_LEN + VXLAN_LEN;
+/// The fragment header's number, and those of the extension headers that may stand in front of UDP (RFC 8200 section 4):
+/// hop-by-hop options, routing, destination options, authentication.
+const FRAGMENT: u8 = 44;
+const EXTENSIONS: [u8; 4] = [0, 43, 60, 51];
 /// The I flag: a VNI is there.
 const FLAG_VNI: u8 = 0x08;
 
@@ -62,21 +69,25 @@ pub struct Receiver {
     pub protocol: u8,
 }
 
-/// Outer headers of a frame at an uplink. What is not surely ours passes untouched.
+const NOT_OURS: Result<Outer, DropReason> = Ok(Outer::Stack(Action::NotOurs));
+
+/// EtherType of a frame at an uplink, as it stands in the header; 0 if the frame has none.
 #[inline(always)]
-pub fn outer(frame: &impl Frame, trace: &Trace) -> Result<Outer, DropReason> {
-    const NOT_OURS: Result<Outer, DropReason> = Ok(Outer::Stack(Action::NotOurs));
-    let Ok(eth) = header::<EthHdr>(frame, 0, DropReason::Short) else { return NOT_OURS };
-    if eth.ether_type != IPV4 {
-        return NOT_OURS;
-    }
+pub fn ether_type(frame: &impl Frame) -> u16 {
+    header::<EthHdr>(frame, 0, DropReason::Short).map_or(0, |eth| eth.ether_type)
+}
+
+/// Outer headers of an IPv4 packet at an uplink. What is not surely ours passes untouched.
+#[inline(always)]
+pub fn outer_v4(frame: &impl Frame, trace: &Trace) -> Result<Outer, DropReason> {
     let Ok(ip) = header::<Ipv4Hdr>(frame, ETH_LEN, DropReason::Short) else { return NOT_OURS };
     if ip.proto != UDP {
         return NOT_OURS;
     }
     let fragment = u16::from_be_bytes(ip.frags) & 0x3fff != 0;
     if ip.vihl != 0x45 || fragment {
-        return odd_outer(frame, ip, fragment);
+        let ours = uplink::is_ours(&v4(&ip.dst_addr), frame.ifindex());
+        return odd_outer(ours, fragment);
     }
     let Ok(udp) = header::<UdpHdr>(frame, ETH_LEN + IP_LEN, DropReason::Short) else { return NOT_OURS };
     let Ok(settings) = settings::get() else { return NOT_OURS };
@@ -87,20 +98,65 @@ pub fn outer(frame: &impl Frame, trace: &Trace) -> Result<Outer, DropReason> {
         return Err(DropReason::BadOuter);
     }
     let total = u32::from(u16::from_be_bytes(ip.tot_len));
-    let udp_len = u32::from(u16::from_be_bytes(udp.len));
-    if frame.gso_size() == 0 {
-        // A datagram shorter than its packet is legal, but no VTEP sends it, and the inner frame would reach beyond it.
-        if total + ETH_LEN as u32 > frame.len() || udp_len + IP_LEN as u32 != total {
-            return Err(DropReason::BadOuter);
-        }
-        if (udp_len as usize) < UDP_LEN + VXLAN_LEN + ETH_LEN {
-            return Err(DropReason::Short);
-        }
+    check_lengths(frame, total.wrapping_sub(IP_LEN as u32), udp, IP_LEN)?;
+    vxlan(frame, trace, udp, INNER_V4, v4(&ip.src_addr), ip.tos & 3)
+}
+
+/// The same of an IPv6 packet. The zero UDP checksum is that of RFC 6935; nothing then protects the header but that both
+/// addresses must be known (RFC 6936 section 4).
+#[inline(always)]
+pub fn outer_v6(frame: &impl Frame, trace: &Trace) -> Result<Outer, DropReason> {
+    let Ok(ip) = header::<Ipv6Hdr>(frame, ETH_LEN, DropReason::Short) else { return NOT_OURS };
+    let (fragment, extension) = (ip.next_hdr == FRAGMENT, EXTENSIONS.contains(&ip.next_hdr));
+    let dst = v6(&ip.dst_addr);
+    // The maps' keys hold IPv4 addresses in this form; on the wire it is nobody's (`ip6_rcv_core` drops such sources).
+    if ip.vcf[0] >> 4 != 6 || dst.is_v4() || !(ip.next_hdr == UDP || fragment || extension) {
+        return NOT_OURS;
     }
+    if fragment || extension {
+        return odd_outer(uplink::is_ours(&dst, frame.ifindex()), fragment);
+    }
+    let Ok(udp) = header::<UdpHdr>(frame, ETH_LEN + IPV6_LEN, DropReason::Short) else { return NOT_OURS };
+    let Ok(settings) = settings::get() else { return NOT_OURS };
+    if udp.dst != settings.vxlan_port || !uplink::is_ours(&dst, frame.ifindex()) {
+        return NOT_OURS;
+    }
+    let src = v6(&ip.src_addr);
+    if src.is_v4() {
+        return Err(DropReason::BadOuter);
+    }
+    check_lengths(frame, u32::from(u16::from_be_bytes(ip.payload_len)), udp, IPV6_LEN)?;
+    vxlan(frame, trace, udp, INNER_V6, src, inner::ecn(ip.vcf[1], true))
+}
+
+/// Lengths must agree with the frame, except in a GSO packet. `payload` is what the IP header says is behind it.
+#[inline(always)]
+fn check_lengths(frame: &impl Frame, payload: u32, udp: &UdpHdr, ip_len: usize) -> Result<(), DropReason> {
+    if frame.gso_size() != 0 {
+        return Ok(());
+    }
+    let udp_len = u32::from(u16::from_be_bytes(udp.len));
+    // A datagram shorter than its packet is legal, but no VTEP sends it, and the inner frame would reach beyond it.
+    if udp_len != payload || udp_len + (ETH_LEN + ip_len) as u32 > frame.len() {
+        return Err(DropReason::BadOuter);
+    }
+    if (udp_len as usize) < UDP_LEN + VXLAN_LEN + ETH_LEN { Err(DropReason::Short) } else { Ok(()) }
+}
+
+/// The UDP checksum and the VXLAN header, which ends at `inner`.
+#[inline(always)]
+fn vxlan(
+    frame: &impl Frame,
+    trace: &Trace,
+    udp: &UdpHdr,
+    inner: usize,
+    vtep: Addr,
+    ecn: u8,
+) -> Result<Outer, DropReason> {
     if udp.check != [0, 0] {
         return Ok(Outer::Stack(Action::OuterChecksum));
     }
-    let vxlan: &[u8; VXLAN_LEN] = header(frame, ETH_LEN + IP_LEN + UDP_LEN, DropReason::Short)?;
+    let vxlan: &[u8; VXLAN_LEN] = header(frame, inner - VXLAN_LEN, DropReason::Short)?;
     if vxlan[0] & FLAG_VNI == 0 {
         return Err(DropReason::BadHeader);
     }
@@ -108,7 +164,7 @@ pub fn outer(frame: &impl Frame, trace: &Trace) -> Result<Outer, DropReason> {
         counters::action_beside(trace.hook, Action::ReservedBits, trace.segments, trace.length);
     }
     let vni = u32::from_be_bytes([0, vxlan[4], vxlan[5], vxlan[6]]);
-    Ok(Outer::Tunnel(Tunnel { vni, vtep: v4(&ip.src_addr), ecn: ip.tos & 3 }))
+    Ok(Outer::Tunnel(Tunnel { vni, vtep, ecn }))
 }
 
 /// The outer header's checksum (RFC 1122 section 3.2.1.2: a host verifies it). It is all that protects the sender's
@@ -123,10 +179,10 @@ fn checksum_is_right(frame: &impl Frame) -> bool {
     checksum::finish(checksum::add(sum, word(&ip[16..]))) == 0
 }
 
-/// Fragments and options: the stack puts them right and hands the packet to the `vxlan` device, if it is ours.
+/// Fragments, options and extension headers: the stack puts them right and hands the packet to the `vxlan` device, if it
+/// is ours.
 #[inline(always)]
-fn odd_outer(frame: &impl Frame, ip: &Ipv4Hdr, fragment: bool) -> Result<Outer, DropReason> {
-    let ours = uplink::is_ours(&v4(&ip.dst_addr), frame.ifindex());
+fn odd_outer(ours: bool, fragment: bool) -> Result<Outer, DropReason> {
     Ok(Outer::Stack(match (ours, fragment) {
         (false, _) => Action::NotOurs,
         (true, true) => Action::OuterFragment,
@@ -175,4 +231,6 @@ pub fn admit(frame: &impl Frame, trace: &mut Trace, tunnel: &Tunnel, offset: usi
     Ok(Receiver { ifindex: entry.ifindex, slot: entry.slot, ether_type: eth.ether_type, protocol: ip.protocol })
 }
 
-const _: () = assert!(size_of::<VxlanHdr>() == VXLAN_LEN && size_of::<Ipv4Hdr>() == IP_LEN);
+const _: () = assert!(
+    size_of::<VxlanHdr>() == VXLAN_LEN && size_of::<Ipv4Hdr>() == IP_LEN && size_of::<Ipv6Hdr>() == IPV6_LEN
+);

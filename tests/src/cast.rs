@@ -18,6 +18,8 @@ pub const VXLAN_PORT: u16 = 4789;
 pub const UNDERLAY_MTU: u32 = 1500;
 /// The largest IP packet that fits: [`UNDERLAY_MTU`] minus the outer headers (RFC 7348 section 5), bytes.
 pub const OVERLAY_MTU: usize = 1450;
+/// The same where the outer header is IPv6.
+pub const OVERLAY_MTU_OVER_V6: usize = 1430;
 
 /// A layer 2 network.
 #[derive(Debug, PartialEq, Eq)]
@@ -189,6 +191,22 @@ const fn container(
     }
 }
 
+impl Host {
+    /// Its other underlay address: the same numbers in IPv6.
+    pub fn vtep_v6(&self) -> Ipv6Addr {
+        let [_, _, net, host] = self.vtep.octets();
+        Ipv6Addr::new(0xfd00, 0, 0, u16::from(net), 0, 0, 0, u16::from(host))
+    }
+
+    /// Its underlay address of a family.
+    pub fn underlay(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.vtep.into(),
+            Family::V6 => self.vtep_v6().into(),
+        }
+    }
+}
+
 impl Container {
     /// Its address of the family of `like`.
     pub fn address(&self, like: Family) -> IpAddr {
@@ -207,7 +225,7 @@ impl Container {
     }
 }
 
-/// Address family of an inner packet.
+/// Address family of an inner or outer packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// IPv4.
@@ -221,22 +239,27 @@ pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 /// What is declared, as `viewer` has it: BLUE and GREEN with everybody in them.
 pub fn objects(viewer: &Host) -> Vec<Object> {
-    build(viewer, &[&BLUE, &GREEN], &CONTAINERS)
+    build(viewer, Family::V4, &[&BLUE, &GREEN], &CONTAINERS)
+}
+
+/// The same with every host's IPv6 underlay address instead of the IPv4 one.
+pub fn objects_over_v6(viewer: &Host) -> Vec<Object> {
+    build(viewer, Family::V6, &[&BLUE, &GREEN], &CONTAINERS)
 }
 
 /// The same and the networks at both ends of the VNI range.
 pub fn objects_with_extremes(viewer: &Host) -> Vec<Object> {
     let containers: Vec<_> = CONTAINERS.iter().chain(&EXTREMES).copied().collect();
-    build(viewer, &[&BLUE, &GREEN, &LOWEST, &HIGHEST], &containers)
+    build(viewer, Family::V4, &[&BLUE, &GREEN, &LOWEST, &HIGHEST], &containers)
 }
 
-fn build(viewer: &Host, networks: &[&Network], containers: &[&Container]) -> Vec<Object> {
+fn build(viewer: &Host, underlay: Family, networks: &[&Network], containers: &[&Container]) -> Vec<Object> {
     let networks = networks.iter().map(|n| {
         json!({"kind": "Network", "metadata": {"name": n.name}, "spec": {"vni": n.vni, "subnets": [SUBNET_V4, SUBNET_V6]}})
     });
     let hosts = HOSTS.iter().map(|host| {
         json!({"kind": "Node", "metadata": {"name": host.name},
-               "spec": {"vteps": [host.vtep], "foreign": host.foreign, "networks": part_in_blue(host)}})
+               "spec": {"vteps": [host.underlay(underlay)], "foreign": host.foreign, "networks": part_in_blue(host)}})
     });
     let containers = containers.iter().map(|container| declare(viewer, container));
     networks

@@ -7,8 +7,8 @@ use std::{
 };
 
 use etherparse::{
-    ArpHardwareId, ArpOperation, ArpPacket, EtherType, IpNumber, Ipv4Header, PacketBuilder, TcpHeader,
-    UdpHeader,
+    ArpHardwareId, ArpOperation, ArpPacket, EtherType, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header,
+    PacketBuilder, TcpHeader, UdpHeader,
 };
 use fabric_common::addr::Mac;
 use smoltcp::wire::{
@@ -30,6 +30,8 @@ pub const UDP: usize = 8;
 pub const VXLAN: usize = 8;
 /// Offset of the inner frame in a tunnel packet.
 pub const INNER: usize = ETH + IPV4 + UDP + VXLAN;
+/// The same over IPv6.
+pub const INNER_OVER_V6: usize = ETH + IPV6 + UDP + VXLAN;
 /// Time to live of inner packets in the walks.
 pub const TTL: u8 = 17;
 
@@ -191,9 +193,11 @@ pub struct Outer {
     /// Ethernet destination.
     pub dst_mac: Mac,
     /// Outer source.
-    pub src: Ipv4Addr,
-    /// Outer destination.
-    pub dst: Ipv4Addr,
+    pub src: IpAddr,
+    /// Outer destination, of the same family.
+    pub dst: IpAddr,
+    /// IPv6 flow label; without a meaning over IPv4.
+    pub flow_label: u32,
     /// UDP source port.
     pub src_port: u16,
     /// UDP destination port.
@@ -203,14 +207,20 @@ pub struct Outer {
 }
 
 impl Outer {
-    /// A right one from one host to another.
+    /// A right one from one host to another, over IPv4.
     pub fn between(from: &Host, to: &Host, vni: u32) -> Self {
+        Self::over(Family::V4, from, to, vni)
+    }
+
+    /// The same over either family.
+    pub fn over(underlay: Family, from: &Host, to: &Host, vni: u32) -> Self {
         let [_, a, b, c] = vni.to_be_bytes();
         Self {
             src_mac: from.mac,
             dst_mac: to.mac,
-            src: from.vtep,
-            dst: to.vtep,
+            src: from.underlay(underlay),
+            dst: to.underlay(underlay),
+            flow_label: 0,
             src_port: 50_000,
             dst_port: VXLAN_PORT,
             vxlan: [0x08, 0, 0, 0, a, b, c, 0],
@@ -225,31 +235,52 @@ impl Outer {
     /// The whole packet with a right UDP checksum.
     pub fn around_with_checksum(&self, inner: &[u8]) -> Vec<u8> {
         let payload = [&self.vxlan, inner].concat();
-        let path =
-            Path { src_mac: self.src_mac, dst_mac: self.dst_mac, src: self.src.into(), dst: self.dst.into() };
+        let path = Path { src_mac: self.src_mac, dst_mac: self.dst_mac, src: self.src, dst: self.dst };
         path.udp((self.src_port, self.dst_port), &payload)
     }
 
     /// The whole packet with another UDP payload, checksum 0.
     pub fn udp(&self, payload: &[u8]) -> Vec<u8> {
         let length = u16::try_from(payload.len()).expect("a datagram");
-        let ip =
-            Ipv4Header::new(length + UDP as u16, 64, IpNumber::UDP, self.src.octets(), self.dst.octets());
-        let mut ip = ip.expect("it fits");
-        ip.dont_fragment = true;
+        let mut packet = Vec::new();
+        let ether_type = match (self.src, self.dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                let ip = Ipv4Header::new(length + UDP as u16, 64, IpNumber::UDP, src.octets(), dst.octets());
+                let mut ip = ip.expect("it fits");
+                ip.dont_fragment = true;
+                ip.write(&mut packet).expect("a vector takes all");
+                EtherType::IPV4
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                let ip = Ipv6Header {
+                    traffic_class: 0,
+                    flow_label: Ipv6FlowLabel::try_new(self.flow_label).expect("20 bits"),
+                    payload_length: length + UDP as u16,
+                    next_header: IpNumber::UDP,
+                    hop_limit: 64,
+                    source: src.octets(),
+                    destination: dst.octets(),
+                };
+                ip.write(&mut packet).expect("a vector takes all");
+                EtherType::IPV6
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {
+                panic!("addresses of two families")
+            }
+        };
+        // A checksum of 0 in either family.
         let udp = UdpHeader::without_ipv4_checksum(self.src_port, self.dst_port, usize::from(length))
             .expect("it fits");
-        let mut packet = Vec::new();
-        ip.write(&mut packet).expect("a vector takes all");
         packet.extend(udp.to_bytes());
         packet.extend(payload);
-        ethernet(self.src_mac, self.dst_mac, EtherType::IPV4.0, &packet)
+        ethernet(self.src_mac, self.dst_mac, ether_type.0, &packet)
     }
 }
 
 /// Puts the outer Ethernet header on, as the kernel's neighbour code does behind `from_container`.
 pub fn on_the_wire(mut packet: Vec<u8>, from: &Host, to: &Host) -> Vec<u8> {
-    packet.splice(..ETH, ethernet(from.mac, to.mac, EtherType::IPV4.0, &[]));
+    let ether_type = if packet[ETH] >> 4 == 6 { EtherType::IPV6 } else { EtherType::IPV4 };
+    packet.splice(..ETH, ethernet(from.mac, to.mac, ether_type.0, &[]));
     packet
 }
 
@@ -270,7 +301,7 @@ fn smoltcp_checksum(data: &[u8]) -> u16 {
     sum as u16
 }
 
-/// Checks every checksum and length of a frame with the second library; UDP over IPv4 may have checksum 0. Returns the
+/// Checks every checksum and length of a frame with the second library; UDP may have checksum 0. Returns the
 /// first fault as a sentence.
 pub fn fault(frame: &[u8]) -> Option<String> {
     let eth = EthernetFrame::new_checked(frame).ok()?;

@@ -135,7 +135,7 @@ pub fn header_table() -> Vec<Case> {
         ),
         case(
             "another destination address",
-            Outer { dst: HOST_C.vtep, ..outer() }.around(&inner()),
+            Outer { dst: HOST_C.vtep.into(), ..outer() }.around(&inner()),
             Stack(Action::NotOurs),
         ),
         case("an inner frame of 10 bytes", outer().around(&inner()[..10]), Dropped(D::Short)),
@@ -147,7 +147,7 @@ pub fn header_table() -> Vec<Case> {
         case("a later fragment", bent(right.clone(), ETH + 6, &[0, 8]), Stack(Action::OuterFragment)),
         case(
             "a last fragment to somebody else",
-            bent(Outer { dst: HOST_C.vtep, ..outer() }.around(&inner()), ETH + 6, &[0, 8]),
+            bent(Outer { dst: HOST_C.vtep.into(), ..outer() }.around(&inner()), ETH + 6, &[0, 8]),
             Stack(Action::NotOurs),
         ),
         case("IP options", with_options(&right), Stack(Action::OuterOptions)),

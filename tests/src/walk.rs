@@ -7,7 +7,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write as _,
-    net::IpAddr,
     process::{Command, Stdio},
 };
 
@@ -37,7 +36,7 @@ use nix::{
 };
 
 use crate::{
-    cast::{self, Container, HOSTS, Host, UNDERLAY_MTU, VXLAN_PORT},
+    cast::{self, Container, FAMILIES, HOSTS, Host, UNDERLAY_MTU, VXLAN_PORT},
     frame,
     ledger::{Changes, Entry, Ledger},
     load::{Globals, load},
@@ -101,7 +100,10 @@ impl Stage {
         assert!(cluster.problems.is_empty(), "the cast is at odds with itself: {:?}", cluster.problems);
         let facts = NodeFacts {
             node: host.name.to_owned(),
-            routes: HOSTS.iter().map(|h| (IpAddr::from(h.vtep), uplink.ifindex)).collect(),
+            routes: HOSTS
+                .iter()
+                .flat_map(|h| FAMILIES.map(|family| (h.underlay(family), uplink.ifindex)))
+                .collect(),
             ports: ports(&cluster, host),
             uplinks: vec![uplink],
             vxlan_ifindex: Some(vxlan),
@@ -121,7 +123,7 @@ fn uplink(host: &Host) -> UplinkFacts {
         name,
         mac: host.mac,
         mtu: UNDERLAY_MTU,
-        vteps: vec![host.vtep.into()],
+        vteps: FAMILIES.map(|family| host.underlay(family)).to_vec(),
     }
 }
 

@@ -106,7 +106,7 @@ fn a_containers_own_vxlan_is_no_tunnel_packet() {
     let forged = Outer {
         src_mac: CA1.mac,
         dst_mac: BLUE.gateway_mac,
-        src: CA1.v4,
+        src: CA1.v4.into(),
         ..Outer::between(&HOST_A, &HOST_B, BLUE.vni)
     };
     let forged = forged.around(&path(Family::V4).udp(PORTS, PAYLOAD));

@@ -67,7 +67,7 @@ pub struct Settings {
     /// Underlay interface; may be repeated [default: that of the default route]
     #[arg(long, global = true, value_name = "IFACE", env = "FABRIC_UNDERLAY", value_delimiter = ',')]
     pub underlay: Vec<String>,
-    /// VTEP address of this node; may be repeated [default: the underlay interfaces' addresses]
+    /// VTEP address of this node, IPv4 or IPv6; may be repeated, preferred first [default: the underlay interfaces' addresses]
     #[arg(long, global = true, value_name = "IP", env = "FABRIC_VTEP", value_delimiter = ',')]
     pub vtep: Vec<IpAddr>,
     /// UDP port of VXLAN [default: 4789]

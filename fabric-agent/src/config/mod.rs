@@ -46,7 +46,7 @@ pub struct Config {
     pub node: String,
     /// Underlay interfaces, in order; empty: those of the default routes.
     pub underlay: Vec<String>,
-    /// VTEP addresses of this node, IPv4; empty: those of the underlay interfaces.
+    /// VTEP addresses of this node, preferred first; empty: those of the underlay interfaces.
     pub vteps: Vec<IpAddr>,
     /// UDP port of VXLAN, not 0.
     pub vxlan_port: u16,
@@ -175,9 +175,6 @@ fn underlay(names: Vec<String>) -> Result<Vec<String>, ConfigError> {
 fn vteps(addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, ConfigError> {
     for (i, address) in addresses.iter().enumerate() {
         model::node::check_unicast(*address).map_err(|e| ConfigError(format!("--vtep: {e}")))?;
-        if address.is_ipv6() {
-            return fail(format!("--vtep {address}: an IPv6 underlay is not available in this version"));
-        }
         if addresses[..i].contains(address) {
             return fail(format!("--vtep {address} is given twice"));
         }

@@ -92,7 +92,7 @@ fn bad_values_are_named() {
         (&["--node", "a", "--underlay", "way-too-long-name"], "--underlay"),
         (&["--node", "a", "--underlay", "e0", "--underlay", "e0"], "twice"),
         (&["--node", "a", "--vtep", "127.0.0.1"], "--vtep"),
-        (&["--node", "a", "--vtep", "2001:db8::1"], "not available"),
+        (&["--node", "a", "--vtep", "fe80::1"], "not a usable unicast address"),
         (&["--node", "a", "--vxlan-port", "0"], "--vxlan-port"),
         (&["--node", "a", "--store", "local://x"], "--store"),
         (&["--node", "a", "--store", "/var/lib"], "--store"),

@@ -8,7 +8,6 @@ use ipnet::IpNet;
 use super::{
     Context,
     desired::{Attachment, Desired, PlanSettings, PortLink, VxlanDevice},
-    networks::underlay_mtu,
 };
 use crate::model::{Endpoint, Network, ids};
 
@@ -20,7 +19,7 @@ pub(super) fn compile(context: &mut Context<'_>, settings: &PlanSettings, desire
     desired.vxlan = Some(VxlanDevice {
         name: VXLAN_DEVICE.to_owned(),
         port: settings.vxlan_port,
-        mtu: underlay_mtu(facts).into(),
+        mtu: context.limit.into(),
     });
     let mut attach = |ifindex, program| {
         desired.attachments.insert(Attachment { ifindex, program });

@@ -17,8 +17,8 @@ mod sources;
 #[cfg(test)]
 mod tests;
 
-pub use networks::{network_id, network_mtu, underlay_mtu};
-pub use nodes::{node_ids, uplink_toward};
+pub use networks::{check_mtu, network_id, network_mtu, underlay_mtu};
+pub use nodes::{node_ids, toward};
 
 use desired::{Desired, NodeFacts, PlanSettings};
 
@@ -43,6 +43,8 @@ struct Context<'a> {
     ids: BTreeMap<String, u32>,
     /// This node's number.
     local: u32,
+    /// Largest inner IP packet that the underlay carries.
+    limit: u16,
     /// Largest inner IP packet of each network, by name.
     mtus: BTreeMap<String, u16>,
     problems: BTreeMap<ProblemKey, String>,
@@ -52,8 +54,9 @@ impl<'a> Context<'a> {
     fn new(cluster: &'a Cluster, facts: &'a NodeFacts) -> Self {
         let ids = node_ids(cluster, &facts.node);
         let local = ids.get(&facts.node).copied().unwrap_or_else(|| ids::hash32(&facts.node).max(1));
-        let mtus = cluster.networks.values().map(|n| (n.name.clone(), network_mtu(n, facts))).collect();
-        Self { cluster, facts, ids, local, mtus, problems: cluster.problems.clone() }
+        let limit = underlay_mtu(cluster, facts);
+        let mtus = cluster.networks.values().map(|n| (n.name.clone(), network_mtu(n, limit))).collect();
+        Self { cluster, facts, ids, local, limit, mtus, problems: cluster.problems.clone() }
     }
 
     /// The first problem of an object stays.

@@ -1,34 +1,57 @@
 //! `networks` and `members`, and the rows of gateways and nodes' own addresses in `endpoints` and `fdb`.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use fabric_common::{
     addr::{Addr, Mac},
     endpoint::{self, EndpointKey, EndpointValue},
     fdb::{self, FdbKey, FdbValue},
     network::{MemberKey, MemberValue, NetworkValue},
-    node::OVERHEAD_V4,
 };
 
 use super::{
     Context,
     desired::{Desired, NodeFacts},
+    nodes::{carries, toward},
 };
-use crate::model::{Network, ids};
+use crate::model::{Cluster, Network, ids};
 
 /// MTU assumed of the underlay while no uplink is known, bytes.
 const DEFAULT_UNDERLAY_MTU: u32 = 1500;
 
-/// Largest inner IP packet that every uplink can carry, bytes.
-pub fn underlay_mtu(facts: &NodeFacts) -> u16 {
+/// The least that a link of IPv6 must carry (RFC 8200 section 5), bytes.
+const MTU_MIN_V6: u16 = 1280;
+
+/// Largest inner IP packet that fits every uplink on the way to every declared node that can be reached, bytes. A node
+/// over IPv6 takes 20 bytes more; without any, the family of this node's own VTEP addresses decides.
+pub fn underlay_mtu(cluster: &Cluster, facts: &NodeFacts) -> u16 {
     let smallest = facts.uplinks.iter().map(|u| u.mtu).min().unwrap_or(DEFAULT_UNDERLAY_MTU);
-    u16::try_from(smallest.saturating_sub(OVERHEAD_V4 as u32)).unwrap_or(u16::MAX)
+    let mut own = facts.uplinks.iter().flat_map(|u| &u.vteps).peekable();
+    let only_v6 = own.peek().is_some() && own.all(IpAddr::is_ipv6);
+    let remote = cluster.nodes.values().filter(|n| n.name != facts.node);
+    let over_v6 =
+        only_v6 || remote.filter_map(|n| toward(&n.vteps, facts).ok()).any(|pair| pair.remote.is_ipv6());
+    carries(smallest, over_v6)
 }
 
-/// Largest IP packet of a network, bytes: the chosen one, or what the underlay allows; never more than that.
-pub fn network_mtu(network: &Network, facts: &NodeFacts) -> u16 {
-    let limit = underlay_mtu(facts);
+/// Largest IP packet of a network, bytes: the chosen one, or what the underlay allows ([`underlay_mtu`]); never more than
+/// that.
+pub fn network_mtu(network: &Network, limit: u16) -> u16 {
     network.mtu.map_or(limit, |mtu| mtu.min(limit))
+}
+
+/// Why a network can't be on an underlay that carries packets of up to `limit` bytes, as one sentence.
+///
+/// # Errors
+/// The sentence.
+pub fn check_mtu(network: &Network, limit: u16) -> Result<(), String> {
+    if limit < MTU_MIN_V6 && network.subnets.iter().any(|subnet| subnet.net.addr().is_ipv6()) {
+        return Err(format!(
+            "the underlay carries packets of {limit} bytes and IPv6 needs {MTU_MIN_V6}: raise the uplinks' MTU to 1330, \
+             or 1350 where VTEPs have IPv6 addresses, or leave the IPv6 subnets out"
+        ));
+    }
+    Ok(())
 }
 
 /// The number of a network in events.
@@ -41,7 +64,7 @@ pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
     let homes: BTreeSet<(&str, &str)> =
         cluster.endpoints.values().map(|e| (e.network.as_str(), e.node.as_str())).collect();
     for network in cluster.networks.values() {
-        check_mtu(context, network);
+        report_mtu(context, network);
         let addresses = cluster.node_addresses(network, &context.facts.node, true);
         let gateway_mac = ids::gateway_mac(network.vni);
         let node_mac = ids::node_mac(&context.facts.node);
@@ -74,12 +97,15 @@ fn gateway(network: &Network, v4: bool) -> Addr {
     subnet.map_or(Addr::UNSPECIFIED, |subnet| subnet.gateway.into())
 }
 
-fn check_mtu(context: &mut Context<'_>, network: &Network) {
-    let limit = underlay_mtu(context.facts);
+fn report_mtu(context: &mut Context<'_>, network: &Network) {
+    let limit = context.limit;
     if let Some(mtu) = network.mtu.filter(|mtu| *mtu > limit) {
         let text = format!(
             "mtu {mtu} is more than the underlay carries; {limit} is used: lower it, or raise the uplinks' MTU"
         );
+        context.problem("Network", &network.name, text);
+    }
+    if let Err(text) = check_mtu(network, limit) {
         context.problem("Network", &network.name, text);
     }
 }
@@ -92,7 +118,7 @@ struct Rows<'a> {
 
 impl Rows<'_> {
     /// The row of an address that is not an endpoint's.
-    fn add(&self, desired: &mut Desired, address: std::net::IpAddr, mac: Mac, flags: u16, node: u32) {
+    fn add(&self, desired: &mut Desired, address: IpAddr, mac: Mac, flags: u16, node: u32) {
         let key = EndpointKey { vni: self.network.vni.get(), addr: Addr::from(address) };
         let value = EndpointValue { mac, flags, ifindex: 0, node, identity: 0, slot: 0, generation: 0 };
         desired.tables.endpoints.insert(key, value);

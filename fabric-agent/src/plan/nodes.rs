@@ -2,12 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use fabric_common::{
     addr::Addr,
-    node::{self, NodeValue, OUTER_MAX, OUTER_V4_LEN, OVERHEAD_V4, VtepValue},
+    node::{self, NodeValue, OUTER_MAX, OUTER_V4_LEN, OVERHEAD_V4, OVERHEAD_V6, VtepValue},
     settings::Settings,
     uplink::{LocalVtepValue, UplinkValue},
 };
@@ -69,39 +69,57 @@ fn remote(context: &mut Context<'_>, node: &Node, settings: &PlanSettings, desir
         desired.tables.vteps.insert(Addr::from(*vtep), VtepValue { node: number, flags: flags.into() });
     }
     match toward(&node.vteps, context.facts) {
-        Ok((uplink, local, remote)) => {
-            desired.tables.nodes.insert(number, value(uplink, local, remote, flags, settings.vxlan_port));
+        Ok(pair) => {
+            desired.tables.nodes.insert(number, value(&pair, flags, settings.vxlan_port));
         }
         Err(text) => context.problem("Node", &node.name, text),
     }
 }
 
-/// The uplink that leads to a node with these VTEP addresses, if the node can be reached.
-pub fn uplink_toward<'a>(vteps: &[IpAddr], facts: &'a NodeFacts) -> Option<&'a UplinkFacts> {
-    toward(vteps, facts).ok().map(|(uplink, ..)| uplink)
+/// The way to a node: an uplink and the two outer addresses, which are of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pair<'a> {
+    /// The uplink that leads there.
+    pub uplink: &'a UplinkFacts,
+    /// Our VTEP address.
+    pub local: IpAddr,
+    /// The node's.
+    pub remote: IpAddr,
 }
 
-/// The uplink and the two outer addresses: of the first VTEP address that can be used.
-fn toward<'a>(
-    vteps: &[IpAddr],
-    facts: &'a NodeFacts,
-) -> Result<(&'a UplinkFacts, Ipv4Addr, Ipv4Addr), String> {
+impl Pair<'_> {
+    /// Largest inner IP packet that fits this uplink on this way, bytes.
+    pub fn mtu(&self) -> u16 {
+        carries(self.uplink.mtu, self.remote.is_ipv6())
+    }
+}
+
+/// Largest inner IP packet that fits an underlay MTU over IPv6 or IPv4, bytes.
+pub(super) fn carries(mtu: u32, over_v6: bool) -> u16 {
+    let overhead = if over_v6 { OVERHEAD_V6 } else { OVERHEAD_V4 };
+    u16::try_from(mtu.saturating_sub(overhead as u32)).unwrap_or(u16::MAX)
+}
+
+/// The way to a node with these VTEP addresses, which are in order of preference: that of the first one that can be used.
+///
+/// # Errors
+/// What is wrong with the first address, if none can be used.
+pub fn toward<'a>(vteps: &[IpAddr], facts: &'a NodeFacts) -> Result<Pair<'a>, String> {
     let mut reason = None;
-    for remote in vteps.iter().filter_map(v4) {
-        match via(remote, facts) {
-            Ok((uplink, local)) => return Ok((uplink, local, remote)),
+    for remote in vteps {
+        match via(*remote, facts) {
+            Ok(pair) => return Ok(pair),
             Err(text) => {
                 reason.get_or_insert(text);
             }
         }
     }
-    let no_v4 = "an IPv6 underlay is not available in this version: give the node an IPv4 VTEP address";
-    Err(reason.unwrap_or_else(|| no_v4.to_owned()))
+    Err(reason.unwrap_or_else(|| "it has no VTEP address: name one under vteps".to_owned()))
 }
 
-/// The uplink that the kernel's routes choose, and our address on it.
-fn via(remote: Ipv4Addr, facts: &NodeFacts) -> Result<(&UplinkFacts, Ipv4Addr), String> {
-    let Some(ifindex) = facts.routes.get(&IpAddr::V4(remote)) else {
+/// The uplink that the kernel's routes choose, and our address of the same family on it.
+fn via(remote: IpAddr, facts: &NodeFacts) -> Result<Pair<'_>, String> {
+    let Some(ifindex) = facts.routes.get(&remote) else {
         return Err(format!("no route leads to its VTEP address {remote}: check the underlay's routes"));
     };
     let Some(uplink) = facts.uplinks.iter().find(|u| u.ifindex == *ifindex) else {
@@ -109,31 +127,38 @@ fn via(remote: Ipv4Addr, facts: &NodeFacts) -> Result<(&UplinkFacts, Ipv4Addr), 
             "the route to its VTEP address {remote} leaves through no uplink: name that interface with --underlay"
         ));
     };
-    match uplink.vteps.iter().find_map(v4) {
-        Some(local) => Ok((uplink, local)),
-        None => Err(format!("uplink {} has no IPv4 VTEP address: give it one", uplink.name)),
+    match uplink.vteps.iter().find(|own| own.is_ipv6() == remote.is_ipv6()) {
+        Some(local) => Ok(Pair { uplink, local: *local, remote }),
+        None => {
+            let family = if remote.is_ipv6() { "IPv6" } else { "IPv4" };
+            Err(format!(
+                "uplink {} has no {family} VTEP address to reach {remote} from: give it one",
+                uplink.name
+            ))
+        }
     }
 }
 
-fn v4(ip: &IpAddr) -> Option<Ipv4Addr> {
-    match ip {
-        IpAddr::V4(ip) => Some(*ip),
-        IpAddr::V6(_) => None,
-    }
-}
-
-fn value(uplink: &UplinkFacts, local: Ipv4Addr, remote: Ipv4Addr, flags: u16, port: u16) -> NodeValue {
-    let outer = outer_v4(local, remote, port);
-    NodeValue {
-        local: local.into(),
-        remote: remote.into(),
-        ifindex: uplink.ifindex,
-        ip_sum: ip_sum(&outer),
-        mtu: u16::try_from(uplink.mtu.saturating_sub(OVERHEAD_V4 as u32)).unwrap_or(u16::MAX),
+fn value(pair: &Pair<'_>, flags: u16, port: u16) -> NodeValue {
+    let value = NodeValue {
+        local: pair.local.into(),
+        remote: pair.remote.into(),
+        ifindex: pair.uplink.ifindex,
+        ip_sum: 0,
+        mtu: pair.mtu(),
         flags,
-        outer_len: OUTER_V4_LEN as u16,
+        outer_len: 0,
         reserved: 0,
-        outer,
+        outer: [0; OUTER_MAX],
+    };
+    if let (IpAddr::V4(local), IpAddr::V4(remote)) = (pair.local, pair.remote) {
+        let outer = outer_v4(local, remote, port);
+        NodeValue { ip_sum: ip_sum(&outer), outer_len: OUTER_V4_LEN as u16, outer, ..value }
+    } else if let (IpAddr::V6(local), IpAddr::V6(remote)) = (pair.local, pair.remote) {
+        let outer = outer_v6(local, remote, port);
+        NodeValue { flags: flags | node::FLAG_V6, outer_len: OUTER_MAX as u16, outer, ..value }
+    } else {
+        unreachable!("both addresses of a way are of one family")
     }
 }
 
@@ -147,10 +172,26 @@ fn outer_v4(local: Ipv4Addr, remote: Ipv4Addr, port: u16) -> [u8; OUTER_MAX] {
     outer[9] = UDP;
     outer[12..16].copy_from_slice(&local.octets());
     outer[16..20].copy_from_slice(&remote.octets());
-    outer[22..24].copy_from_slice(&port.to_be_bytes());
-    // The I flag: the VNI is valid.
-    outer[28] = 0x08;
+    udp_and_vxlan(&mut outer, 20, port);
     outer
+}
+
+/// IPv6 (RFC 8200), UDP (checksum 0: none, RFC 6935) and VXLAN headers.
+fn outer_v6(local: Ipv6Addr, remote: Ipv6Addr, port: u16) -> [u8; OUTER_MAX] {
+    let mut outer = [0; OUTER_MAX];
+    outer[0] = 0x60;
+    outer[6] = UDP;
+    outer[7] = OUTER_TTL;
+    outer[8..24].copy_from_slice(&local.octets());
+    outer[24..40].copy_from_slice(&remote.octets());
+    udp_and_vxlan(&mut outer, 40, port);
+    outer
+}
+
+fn udp_and_vxlan(outer: &mut [u8; OUTER_MAX], at: usize, port: u16) {
+    outer[at + 2..at + 4].copy_from_slice(&port.to_be_bytes());
+    // The I flag: the VNI is valid.
+    outer[at + 8] = 0x08;
 }
 
 fn ip_sum(outer: &[u8; OUTER_MAX]) -> u32 {

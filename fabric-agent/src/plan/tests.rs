@@ -17,6 +17,8 @@ use super::{
     *,
 };
 
+mod underlay;
+
 const SETTINGS: PlanSettings = PlanSettings { vxlan_port: 4789, events_per_second: 100 };
 
 fn object(json: &str) -> Object {
@@ -187,16 +189,18 @@ fn mtu_comes_from_the_smallest_uplink_or_the_network() {
 }
 
 #[test]
-fn unreachable_and_ipv6_nodes_are_problems_and_harm_no_other() {
+fn unreachable_nodes_are_problems_and_harm_no_other() {
     let mut objects = scene();
     objects.push(node("n3", "198.51.100.1"));
     objects.push(node("n4", "2001:db8::4"));
     objects.push(node("n5", "192.0.2.1"));
-    let desired = compile(&objects, &facts(&[]));
+    let mut facts = facts(&[]);
+    facts.routes.insert(ip("2001:db8::4"), 2);
+    let desired = compile(&objects, &facts);
     assert_eq!(desired.tables.nodes.len(), 1);
     let problem = |name: &str| desired.problems[&("Node", name.to_owned())].clone();
     assert!(problem("n3").contains("no route"));
-    assert!(problem("n4").contains("not available in this version"));
+    assert!(problem("n4").contains("no IPv6 VTEP address"));
     assert!(problem("n5").contains("this node's own"));
     assert_eq!(desired.tables.vteps.len(), 3, "packets from n3 and n4 are theirs");
 }

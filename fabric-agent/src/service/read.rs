@@ -6,7 +6,6 @@ use fabric_api::{
     object::{Metadata, NodeNetwork, NodeSpec},
     status::{EndpointStatus, NetworkStatus, NodeStatus, State},
 };
-use fabric_common::node::OVERHEAD_V4;
 
 use super::*;
 use crate::{
@@ -91,7 +90,8 @@ impl Service {
         let facts = self.inner.kernel.facts();
         let local = &self.inner.settings.node;
         let ids = plan::node_ids(&cluster, local);
-        Ok(View { kernel: &*self.inner.kernel, local, snapshot, cluster, facts, ids })
+        let limit = plan::underlay_mtu(&cluster, &facts);
+        Ok(View { kernel: &*self.inner.kernel, local, snapshot, cluster, facts, ids, limit })
     }
 }
 
@@ -103,6 +103,8 @@ struct View<'a> {
     cluster: Cluster,
     facts: NodeFacts,
     ids: BTreeMap<String, u32>,
+    /// Largest inner IP packet that the underlay carries, bytes.
+    limit: u16,
 }
 
 impl View<'_> {
@@ -147,7 +149,7 @@ impl View<'_> {
         let mut status = NetworkStatus { endpoints, state, reason, ..NetworkStatus::default() };
         if let Some(checked) = self.cluster.networks.get(&network.metadata.name) {
             status.vni = checked.vni.get();
-            status.mtu = plan::network_mtu(checked, &self.facts);
+            status.mtu = plan::network_mtu(checked, self.limit);
             status.gateways = checked.subnets.iter().map(|s| s.gateway).collect();
             status.node_addresses = self.cluster.node_addresses(checked, self.local, true);
         }
@@ -223,10 +225,10 @@ impl View<'_> {
             u32::try_from(self.cluster.endpoints.values().filter(here).count()).unwrap_or(u32::MAX);
         if local {
             status.uplinks = self.facts.uplinks.iter().map(|u| u.name.clone()).collect();
-            status.mtu = plan::underlay_mtu(&self.facts);
-        } else if let Some(uplink) = plan::uplink_toward(&node.spec.vteps, &self.facts) {
-            status.uplinks = vec![uplink.name.clone()];
-            status.mtu = u16::try_from(uplink.mtu.saturating_sub(OVERHEAD_V4 as u32)).unwrap_or(u16::MAX);
+            status.mtu = self.limit;
+        } else if let Ok(pair) = plan::toward(&node.spec.vteps, &self.facts) {
+            status.uplinks = vec![pair.uplink.name.clone()];
+            status.mtu = pair.mtu();
         }
         Node { status: Some(status), ..node }
     }

@@ -8,17 +8,15 @@ use fabric_common::reason::Action;
 
 use crate::{
     decap,
-    inner::IPV6,
-    outcome::{Outcome, Trace, Verdict},
+    inner::{IPV4, IPV6},
+    outcome::{Outcome, Trace, Verdict, pack, unpack},
     packet::{self, Frame, skb},
     port, settings,
-    tunnel::{self, INNER_V4, Outer},
+    tunnel::{self, INNER_V4, INNER_V6, Outer, Tunnel},
 };
 
-/// Outer headers over IPv4. The host's own TCP packets have more than this.
-const LINEAR_OUTER: u32 = INNER_V4 as u32;
-/// Outer headers over IPv4 (50), inner Ethernet (14) and IPv6 (40).
-const LINEAR: u32 = LINEAR_OUTER + 54;
+/// Inner Ethernet (14) and IPv6 (40) behind the outer headers.
+const INNER_LINEAR: usize = 54;
 /// `PACKET_OTHERHOST` (`include/uapi/linux/if_packet.h`): not for this host's MAC, seen because of promiscuous mode.
 const OTHER_HOST: u32 = 3;
 const TCP: u8 = 6;
@@ -31,14 +29,36 @@ pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
     if unsafe { (*skb(ctx)).pkt_type == OTHER_HOST || (*skb(ctx)).vlan_present != 0 } {
         return Ok(Verdict::pass(Action::NotOurs));
     }
-    packet::linear(ctx, LINEAR_OUTER);
-    let tunnel = match tunnel::outer(ctx, trace)? {
-        Outer::Stack(action) => return Ok(Verdict::pass(action)),
-        Outer::Tunnel(tunnel) => tunnel,
-    };
-    packet::linear(ctx, LINEAR);
-    let receiver = tunnel::admit(ctx, trace, &tunnel, INNER_V4)?;
-    if receiver.ether_type == IPV6 && !settings::cross_family() {
+    // Outer headers over IPv4. The host's own TCP packets have more than this.
+    packet::linear(ctx, INNER_V4 as u32);
+    match tunnel::ether_type(ctx) {
+        IPV4 => match tunnel::outer_v4(ctx, trace)? {
+            Outer::Stack(action) => Ok(Verdict::pass(action)),
+            Outer::Tunnel(tunnel) => arrive(ctx, trace, &tunnel, INNER_V4, false),
+        },
+        IPV6 => unpack(over_v6(ctx, trace)),
+        _ => Ok(Verdict::pass(Action::NotOurs)),
+    }
+}
+
+/// Out of line, so that the common family's stack and registers are its own.
+#[inline(never)]
+fn over_v6(ctx: &TcContext, trace: &mut Trace) -> i64 {
+    // Less than the host's own TCP packets have in this family.
+    packet::linear(ctx, INNER_V6 as u32);
+    pack(match tunnel::outer_v6(ctx, trace) {
+        Err(reason) => Err(reason),
+        Ok(Outer::Stack(action)) => Ok(Verdict::pass(action)),
+        Ok(Outer::Tunnel(tunnel)) => arrive(ctx, trace, &tunnel, INNER_V6, true),
+    })
+}
+
+/// A tunnel packet to us, its inner frame at `inner`.
+#[inline(always)]
+fn arrive(ctx: &TcContext, trace: &mut Trace, tunnel: &Tunnel, inner: usize, over_v6: bool) -> Outcome {
+    packet::linear(ctx, (inner + INNER_LINEAR) as u32);
+    let receiver = tunnel::admit(ctx, trace, tunnel, inner)?;
+    if (receiver.ether_type == IPV6) != over_v6 && !settings::cross_family() {
         return Ok(Verdict::pass(Action::CrossFamily));
     }
     // Shrinking leaves SKB_GSO_UDP_TUNNEL and `encapsulation` set (`bpf_skb_net_shrink`). TCP's receiver never asks, but
@@ -47,9 +67,9 @@ pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
     if ctx.gso_size() != 0 && receiver.protocol != TCP {
         return Ok(Verdict::pass(Action::UdpGso));
     }
-    decap::outer_v4(ctx)?;
+    decap::outer(ctx, inner, over_v6)?;
     decap::ecn(ctx, tunnel.ecn)?;
-    port::count_ingress(receiver.slot, trace.segments, trace.length - INNER_V4 as u32);
+    port::count_ingress(receiver.slot, trace.segments, trace.length - inner as u32);
     // SAFETY: a plain helper call; the port is a veth whose peer is in another namespace.
     Ok(Verdict::redirect(Action::Local, unsafe { bpf_redirect_peer(receiver.ifindex, 0) }))
 }

@@ -2,20 +2,37 @@
 //! and what is not ours, goes on to TC and the stack.
 
 use aya_ebpf::programs::XdpContext;
-use fabric_common::reason::Action;
+use fabric_common::reason::{Action, DropReason};
 
 use crate::{
-    outcome::{Outcome, Trace, Verdict},
-    tunnel::{self, INNER_V4, Outer},
+    inner::{IPV4, IPV6},
+    outcome::{Outcome, Trace, Verdict, pack, unpack},
+    tunnel::{self, INNER_V4, INNER_V6, Outer},
 };
 
 /// Runs the walk.
 #[inline(always)]
 pub fn walk(ctx: &XdpContext, trace: &mut Trace) -> Outcome {
-    match tunnel::outer(ctx, trace)? {
+    match tunnel::ether_type(ctx) {
+        IPV4 => judge(ctx, trace, tunnel::outer_v4(ctx, trace), INNER_V4),
+        IPV6 => unpack(over_v6(ctx, trace)),
+        _ => Ok(Verdict::pass(Action::NotOurs)),
+    }
+}
+
+/// Out of line, so that the common family's stack and registers are its own.
+#[inline(never)]
+fn over_v6(ctx: &XdpContext, trace: &mut Trace) -> i64 {
+    let outer = tunnel::outer_v6(ctx, trace);
+    pack(judge(ctx, trace, outer, INNER_V6))
+}
+
+#[inline(always)]
+fn judge(ctx: &XdpContext, trace: &mut Trace, outer: Result<Outer, DropReason>, inner: usize) -> Outcome {
+    match outer? {
         Outer::Stack(action) => Ok(Verdict::pass(action)),
         Outer::Tunnel(tunnel) => {
-            tunnel::admit(ctx, trace, &tunnel, INNER_V4)?;
+            tunnel::admit(ctx, trace, &tunnel, inner)?;
             Ok(Verdict::pass(Action::Checked))
         }
     }

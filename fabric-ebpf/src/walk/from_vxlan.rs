@@ -56,6 +56,7 @@ pub fn tunnel_key(ctx: &TcContext) -> Result<Tunnel, DropReason> {
             // Tunnel keys hold IPv4 addresses in host byte order.
             Addr::v4(key.__bindgen_anon_1.remote_ipv4.to_be_bytes())
         } else if bpf_skb_get_tunnel_key(skb(ctx), &raw mut key, size, BPF_F_TUNINFO_IPV6 as u64) == 0 {
+            // An IPv4-mapped source does not get here: the stack drops it (`ip6_rcv_core`).
             Addr::v6(core::mem::transmute::<[u32; 4], [u8; 16]>(key.__bindgen_anon_1.remote_ipv6))
         } else {
             return Err(DropReason::BadOuter);

@@ -18,6 +18,7 @@
 mod agent;
 mod capture;
 mod container;
+pub mod foreign;
 mod host;
 mod inspect;
 mod net;

@@ -1,6 +1,6 @@
 //! Hosts without a cluster store: every host is told of the others by manifests.
 
-use std::{collections::BTreeSet, fs, net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, fs, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use fabric_api::{
@@ -54,11 +54,11 @@ impl Host {
             addresses: network.status.map(|status| status.node_addresses).unwrap_or_default(),
             prefixes: Vec::new(),
         });
-        let vtep: IpAddr = self.address().parse()?;
+        let own: Node = parse(&self.fabric(&["node", "inspect", &self.name(), "-o", "json"])?)?;
         let node = Node {
             api_version: API_VERSION.to_owned(),
             metadata: Metadata { name: self.name(), ..Metadata::default() },
-            spec: NodeSpec { vteps: vec![vtep], foreign: false, networks: networks.collect() },
+            spec: NodeSpec { vteps: own.spec.vteps, foreign: false, networks: networks.collect() },
             status: None,
         };
         let mut objects = vec![Object::Node(node)];

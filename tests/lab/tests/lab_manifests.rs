@@ -5,7 +5,11 @@ use std::fs;
 use anyhow::{Context, Result};
 use etherparse::{IpFragOffset, IpNumber, Ipv4Header, PacketBuilder};
 use fabric_api::status::State;
-use fabric_lab::{Capture, Container, Host, Lab, Options, until};
+use fabric_lab::{
+    Capture, Host, Lab,
+    foreign::{self, Foreign},
+    until,
+};
 
 const NODE: &str =
     "kind: Node\nmetadata: {name: far}\nspec: {vteps: [10.0.2.1], networks: [{network: n1}]}\n";
@@ -74,71 +78,8 @@ fn objects_come_and_go_with_their_files() -> Result<()> {
     Ok(())
 }
 
-/// Host 1 with an agent and container `a`; host 2 is the kernel's own VXLAN with a bridge and a container behind it.
-/// `checksum` is `udpcsum` or `noudpcsum`.
-fn foreign(id: &str, checksum: &str) -> Result<(Container, Container, Lab)> {
-    let mut lab = Lab::with(id, &Options { hosts: 2, agents: false, ..Options::default() })?;
-    lab.host_mut(1).start_agent()?;
-    let network = ["network", "create", "n1", "--subnet", "192.168.10.0/24", "--subnet", "fd00:10::/64"];
-    lab.host(1).fabric(&[&network, &["--vni", "100"][..]].concat())?;
-    let a = lab.container(1, "a")?;
-    let own = lab.host(1).attach(&a, "a", "n1", &["--ip", "192.168.10.11", "--ip", "fd00:10::11"])?;
-    let own_mac = own.spec.mac.context("a MAC")?;
-    let k = lab.container(2, "k")?;
-    let (mac, netns) = ("02:00:00:00:00:21", k.netns().to_owned());
-    let script = format!(
-        "ip link add v0 mtu 1450 type vxlan id 100 dstport 4789 local 10.0.2.1 nolearning {checksum}
-        ip link add br0 mtu 1450 type bridge
-        ip link set v0 master br0 up
-        ip link set br0 up
-        ip link add k0 mtu 1450 type veth peer name eth0 mtu 1450 address {mac} netns {netns}
-        ip link set k0 master br0 up
-        bridge fdb append 00:00:00:00:00:00 dev v0 dst 10.0.1.1
-        bridge fdb replace {own_mac} dev v0 dst 10.0.1.1 self permanent"
-    );
-    lab.host(2).sh(&["sh", "-ec", &script])?;
-    k.sh(&[
-        "sh",
-        "-ec",
-        &format!(
-            "ip addr add 192.168.10.21/24 dev eth0
-        ip addr add fd00:10::21/64 dev eth0 nodad
-        ip link set eth0 up
-        ip neigh replace 192.168.10.11 lladdr {own_mac} dev eth0 nud permanent
-        ip neigh replace fd00:10::11 lladdr {own_mac} dev eth0 nud permanent"
-        ),
-    ])?;
-    write(
-        lab.host(1),
-        "foreign.yaml",
-        &format!(
-            "kind: Node\nmetadata: {{name: switch}}\nspec:\n  vteps: [10.0.2.1]\n  foreign: true\n  networks:\n  \
-         - {{network: n1, prefixes: [192.168.10.16/28, 'fd00:10::20/124']}}\n---\n\
-         kind: Endpoint\nmetadata: {{name: k}}\nspec: {{network: n1, node: switch, mac: '{mac}', \
-         addresses: [192.168.10.21, 'fd00:10::21']}}\n"
-        ),
-    )?;
-    until("the foreign endpoint is there", || state(lab.host(1), "k") == Some(State::Ready))?;
-    Ok((a, k, lab))
-}
-
-fn same_bytes(from: &Container, to: &Container, address: &str) -> Result<()> {
-    for kind in ["tcp", "udp"] {
-        let server = to.serve(&[&format!("exact-{kind}-sink"), "--bind", address])?;
-        let send = format!("exact-{kind}-send");
-        let sent = from.traffic(&[&send, "--to", address, "--sizes", "1-20,1380-1450,9000"])?;
-        let received = server.report()?;
-        assert_eq!(
-            (&sent["bytes"], &sent["hash"]),
-            (&received["bytes"], &received["hash"]),
-            "{send} {address}"
-        );
-    }
-    Ok(())
-}
-
 fn both_ways(id: &str, checksum: &str, taken: &str, not_taken: &str) -> Result<()> {
-    let (a, k, lab) = foreign(id, checksum)?;
+    let (a, k, lab) = foreign::lab(id, &Foreign { device: checksum, ..Foreign::default() })?;
     let before = lab.host(1).counts()?;
     until("the bridge forwards", || k.ping("192.168.10.11").is_ok())?;
     a.ping("192.168.10.21")?;
@@ -150,7 +91,7 @@ fn both_ways(id: &str, checksum: &str, taken: &str, not_taken: &str) -> Result<(
         (&k, &a, "192.168.10.11:5000"),
         (&k, &a, "[fd00:10::11]:5000"),
     ] {
-        same_bytes(from, to, address)?;
+        foreign::same_bytes(from, to, address)?;
     }
     let moved = lab.host(1).counts()?.since(&before);
     assert!(moved.get(&format!("{taken} action local")) > 100, "{moved:?}");
@@ -195,7 +136,7 @@ fn outer(wire: &[u8], payload: &[u8], adjust: impl FnOnce(&mut Ipv4Header)) -> R
 
 #[test]
 fn outer_fragments_and_options_take_the_slow_path() -> Result<()> {
-    let (a, k, lab) = foreign("slow", "noudpcsum")?;
+    let (a, k, lab) = foreign::lab("slow", &Foreign { device: "noudpcsum", ..Foreign::default() })?;
     until("the bridge forwards", || k.ping("192.168.10.11").is_ok())?;
     let mac = |text: &str| -> Result<Vec<u8>> {
         text.trim().split(':').map(|byte| Ok(u8::from_str_radix(byte, 16)?)).collect()

@@ -29,12 +29,13 @@ impl Draft {
             self.cursors.insert(VNI_CURSOR.to_owned(), Some(name.clone()));
         }
         let checked = model::Network::new(new)?;
-        let limit = plan::underlay_mtu(&self.facts);
+        let limit = plan::underlay_mtu(&self.before, &self.facts);
         if let Some(mtu) = checked.mtu.filter(|mtu| *mtu > limit) {
             return Err(ServiceError::invalid(format!(
                 "mtu {mtu} is more than the underlay carries: use at most {limit}, or raise the uplinks' MTU"
             )));
         }
+        plan::check_mtu(&checked, limit).map_err(ServiceError::invalid)?;
         if old.is_some_and(|o| o.spec.vni != new.spec.vni) {
             self.network_is_unused(&name)?;
         }

@@ -1,0 +1,83 @@
+//! The underlay's two families: which one a node is reached over, and what that leaves of the MTU.
+
+use super::*;
+
+/// Facts of a node whose uplink has addresses of both families, and routes of both.
+fn facts_of_both() -> NodeFacts {
+    let mut facts = facts(&[]);
+    facts.uplinks[0].vteps.push(ip("2001:db8::1"));
+    facts.routes.extend([(ip("2001:db8::2"), 2), (ip("2001:db8::3"), 2)]);
+    facts
+}
+
+fn node_of(name: &str, vteps: &[&str]) -> Object {
+    let vteps: Vec<_> = vteps.iter().map(|v| format!("{v:?}")).collect();
+    object(&format!(
+        r#"{{"kind":"Node","metadata":{{"name":"{name}"}},"spec":{{"vteps":[{}]}}}}"#,
+        vteps.join(",")
+    ))
+}
+
+#[test]
+fn the_outer_header_over_ipv6_is_as_documented() {
+    let desired = compile(&[node("n2", "2001:db8::2")], &facts_of_both());
+    let value = desired.tables.nodes.values().next().unwrap();
+    let expected = [
+        0x60, 0, 0, 0, 0, 0, 17, 64, // IPv6
+        0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, // source
+        0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, // destination
+        0, 0, 0x12, 0xb5, 0, 0, 0, 0, // UDP, port 4789
+        0x08, 0, 0, 0, 0, 0, 0, 0, // VXLAN
+    ];
+    assert_eq!(value.outer, expected);
+    assert_eq!((usize::from(value.outer_len), value.mtu, value.flags), (56, 1430, node::FLAG_V6));
+    assert_eq!((value.local, value.remote), (addr("2001:db8::1"), addr("2001:db8::2")));
+}
+
+#[test]
+fn the_first_vtep_address_that_can_be_used_is_used() {
+    let both = facts_of_both();
+    let mut v6_alone = both.clone();
+    v6_alone.uplinks[0].vteps = vec![ip("2001:db8::1")];
+    for (facts, vteps, used) in [
+        (&both, &["192.0.2.2", "2001:db8::2"][..], "192.0.2.2"),
+        (&both, &["2001:db8::2", "192.0.2.2"], "2001:db8::2"),
+        (&both, &["198.51.100.9", "2001:db8::2"], "2001:db8::2"),
+        (&v6_alone, &["192.0.2.2", "2001:db8::2"], "2001:db8::2"),
+        (&facts(&[]), &["2001:db8::2", "192.0.2.2"], "192.0.2.2"),
+    ] {
+        let desired = compile(&[node_of("n2", vteps)], facts);
+        let value = desired.tables.nodes.values().next().unwrap();
+        assert_eq!((value.remote, value.local.is_v4()), (addr(used), used.contains('.')), "{vteps:?}");
+        assert_eq!(desired.tables.vteps.len(), 2, "both are believed");
+    }
+}
+
+#[test]
+fn a_node_over_ipv6_makes_packets_shorter() {
+    let mtu = |objects: &[Object], facts: &NodeFacts| {
+        compile(&[networks(), objects.to_vec()].concat(), facts).tables.networks[&5000].mtu
+    };
+    let both = facts_of_both();
+    assert_eq!(mtu(&[], &both), 1450);
+    assert_eq!(mtu(&[node_of("n2", &["192.0.2.2", "2001:db8::2"])], &both), 1450);
+    assert_eq!(mtu(&[node("n2", "2001:db8::2")], &both), 1430);
+    assert_eq!(mtu(&[node("n2", "2001:db8::99")], &both), 1450, "no route leads there");
+    let mut v6_alone = both.clone();
+    v6_alone.uplinks[0].vteps = vec![ip("2001:db8::1")];
+    assert_eq!(mtu(&[], &v6_alone), 1430);
+}
+
+#[test]
+fn ipv6_inside_needs_a_link_that_carries_1280() {
+    let blue = ("Network", "blue".to_owned());
+    let over_v6 = [networks(), vec![node("n2", "2001:db8::2")]].concat();
+    for (objects, least) in [(networks(), 1330), (over_v6, 1350)] {
+        let mut facts = facts_of_both();
+        facts.uplinks[0].mtu = least;
+        assert!(!compile(&objects, &facts).problems.contains_key(&blue), "{least}");
+        facts.uplinks[0].mtu = least - 1;
+        let problems = compile(&objects, &facts).problems;
+        assert!(problems[&blue].contains("1279 bytes and IPv6 needs 1280"), "{problems:?}");
+    }
+}
