@@ -120,7 +120,8 @@ pub struct NetworkSpec {
     /// Largest IP packet, bytes; from the underlay if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
-    /// Networks whose members may reach this one.
+    /// Networks that are let in. There is no connection tracking yet, so packets pass both ways between this network and each
+    /// of them. Their subnets must not overlap with this network's, nor with each other's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow_from: Vec<String>,
     /// Replicate broadcast and multicast to the members.

@@ -32,6 +32,9 @@ pub struct NetworkStatus {
     /// This node's own addresses in the network.
     #[schema(value_type = Vec<String>)]
     pub node_addresses: Vec<IpAddr>,
+    /// Networks that packets are routed to and from, both ways: those of its `allowFrom`, and those whose `allowFrom` names it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub opened: Vec<String>,
     /// Endpoints in the network, local and remote.
     pub endpoints: u32,
     /// How far it is.

@@ -76,6 +76,7 @@ fn network() -> Network {
             mtu: 1450,
             gateways: vec![ip("fd00::1")],
             node_addresses: vec![ip("192.168.10.3")],
+            opened: vec!["red".to_owned()],
             endpoints: 2,
             state: State::Degraded,
             reason: "why".to_owned(),

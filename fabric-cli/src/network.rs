@@ -49,7 +49,8 @@ pub(crate) struct CreateArgs {
     /// Largest IP packet, bytes; from the underlay if absent
     #[arg(long, value_name = "N")]
     mtu: Option<u16>,
-    #[arg(long, value_name = "NET", hide = true)]
+    /// A network to let in; until there is connection tracking, packets then pass both ways. May be repeated
+    #[arg(long, value_name = "NET")]
     allow_from: Vec<String>,
     #[arg(long, hide = true)]
     multicast: bool,
@@ -94,6 +95,9 @@ const COLUMNS: &[Column<Network>] = &[
     Column::new("STATE", |network| {
         network.status.as_ref().map_or_else(String::new, |status| output::state(status.state, &status.reason))
     }),
+    Column::wide("OPENED", |network| {
+        network.status.as_ref().map_or_else(String::new, |status| output::joined(&status.opened))
+    }),
     Column::wide("NODE-ADDRESSES", |network| {
         network.status.as_ref().map_or_else(String::new, |status| output::joined(&status.node_addresses))
     }),
@@ -132,9 +136,6 @@ pub(crate) async fn run(client: &Client, command: NetworkCommand) -> anyhow::Res
 }
 
 async fn create(client: &Client, args: CreateArgs) -> anyhow::Result<()> {
-    if !args.allow_from.is_empty() {
-        bail!("--allow-from is not available in this version");
-    }
     if args.multicast {
         bail!("--multicast is not available in this version");
     }
@@ -150,6 +151,7 @@ async fn create(client: &Client, args: CreateArgs) -> anyhow::Result<()> {
             gateways: args.gateways,
             vni: args.vni,
             mtu: args.mtu,
+            allow_from: args.allow_from,
             ..NetworkSpec::default()
         },
         status: None,
@@ -171,6 +173,10 @@ fn sentence(network: &Network) -> String {
     }
     if let Some(mtu) = mtu(network) {
         text.push_str(&format!(", MTU {mtu}"));
+    }
+    let opened = network.status.as_ref().map(|status| output::joined(&status.opened)).unwrap_or_default();
+    if !opened.is_empty() {
+        text.push_str(&format!(", opened to {opened} in both directions"));
     }
     text
 }

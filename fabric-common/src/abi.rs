@@ -10,8 +10,10 @@ use crate::{
     network::{MemberKey, MemberValue, NetworkValue},
     node::{NodeValue, VtepValue},
     port::{PortCounters, PortValue},
+    prefix::VniPrefix,
+    route::RouteValue,
     settings::Settings,
-    source::{SourcePrefix, SourceValue},
+    source::SourceValue,
     uplink::{LocalVtepValue, UplinkValue},
 };
 
@@ -103,10 +105,11 @@ maps! {
     VTEPS: "vteps" Hash<Addr, VtepValue> Desired, 8192, true, "The node that a remote VTEP address belongs to.";
     MEMBERS: "members" Hash<MemberKey, MemberValue> Desired, 65536, true, "Which nodes serve a network.";
     SOURCES: "sources" Hash<EndpointKey, SourceValue> Desired, 131072, true, "Source records of single addresses: which nodes may send them.";
-    SOURCE_PREFIXES: "source_prefixes" LpmTrie<SourcePrefix, SourceValue> Desired, 4096, true, "Source records by prefix, for foreign VTEPs; looked at only where `sources` has no record.";
+    SOURCE_PREFIXES: "source_prefixes" LpmTrie<VniPrefix, SourceValue> Desired, 4096, true, "Source records by prefix, for foreign VTEPs; looked at only where `sources` has no record.";
     PORTS: "ports" Hash<u32, PortValue> Desired, 4096, true, "Host sides of the containers' veths, by interface index.";
     ENDPOINTS: "endpoints" Hash<EndpointKey, EndpointValue> Desired, 131072, true, "Who has an address in a network: local, remote, gateway or node.";
     FDB: "fdb" Hash<FdbKey, FdbValue> Desired, 131072, true, "Destination MAC to local port or remote node.";
+    ROUTES: "routes" LpmTrie<VniPrefix, RouteValue> Desired, 16384, true, "Where packets to a gateway's MAC go: subnets of the sender's network and of those that are opened to it.";
     DROPS: "drops" PerCpuHash<DropKey, Tally> Kernel, 2048, false, "Dropped packets and bytes by hook and reason.";
     ACTIONS: "actions" PerCpuArray<u32, Tally> Kernel, HOOK_SLOTS * ACTION_SLOTS, false, "Packets and bytes by hook and action: index = hook * 32 + action.";
     PORT_COUNTERS: "port_counters" PerCpuArray<u32, PortCounters> Kernel, 4096, true, "Packets, bytes and drops of each local endpoint, by slot.";

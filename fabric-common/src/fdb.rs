@@ -31,7 +31,7 @@ shared! {
     }
 }
 
-/// The MAC of the network's gateway or of a node in it: a frame to it asks for routing.
+/// The MAC of the network's gateway or of a node in it: a frame to it is no bridge's business.
 pub const FLAG_ROUTER: u32 = 1;
 
 impl FdbKey {

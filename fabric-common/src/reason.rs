@@ -82,7 +82,7 @@ numbered! {
         VlanTag = 9 "vlan_tag",
         /// Broadcast or multicast in a network that does not replicate it.
         MulticastOff = 10 "multicast_off",
-        /// A packet to the gateway's or a node's MAC that nothing routes.
+        /// A packet to the gateway's MAC for an address in no subnet of its network or of those opened to it, or for one that nobody there has; or to a node's MAC. What is no echo request to the gateway itself is counted here as well.
         NoRoute = 11 "no_route",
         /// No endpoint of the network has the destination MAC. Nothing is flooded.
         UnknownDestination = 12 "unknown_destination",
@@ -124,6 +124,8 @@ numbered! {
         InnerNd = 30 "inner_nd",
         /// The underlay marked the tunnel packet as having met congestion, and the inner packet's sender does not know such marks (RFC 6040 section 4.2).
         Ecn = 31 "ecn",
+        /// A packet to be routed whose time to live or hop limit is used up.
+        TtlExceeded = 32 "ttl_exceeded",
     }
 }
 
@@ -158,6 +160,8 @@ numbered! {
         UdpGso = 13 "udp_gso",
         /// An ICMP or ICMPv6 error sent to the container whose packet was dropped. Counted beside the drop, with the bytes of the error.
         IcmpError = 14 "icmp_error",
+        /// Routed into another subnet or network. Counted beside the packet's own outcome.
+        Routed = 15 "routed",
     }
 }
 

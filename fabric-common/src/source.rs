@@ -1,6 +1,6 @@
 //! Source records: who may send a tunnel packet with a given inner source address.
 
-use crate::{addr::Addr, shared};
+use crate::shared;
 
 /// How many nodes a source record can name: the home, a relay during a move, and room for anycast prefixes.
 pub const SOURCE_NODES: usize = 4;
@@ -17,27 +17,6 @@ shared! {
         pub flags: u32,
         /// Generation of the record.
         pub generation: u64,
-    }
-}
-
-shared! {
-    /// The data of a `source_prefixes` key, behind aya's prefix length: the VNI in network byte order (so that it is a
-    /// prefix) and the address. The prefix length counts the VNI's 32 bits.
-    24 bytes: pub struct SourcePrefix {
-        /// Network byte order.
-        pub vni: [u8; 4],
-        /// Network byte order, IPv4 mapped: an IPv4 /n has a length of 32 + 96 + n.
-        pub addr: Addr,
-        /// Always zero, behind every prefix: the kernel puts the value right after the key, which must leave it aligned.
-        pub zero: [u8; 4],
-    }
-}
-
-impl SourcePrefix {
-    /// The data for `addr` in network `vni` (host byte order).
-    #[inline(always)]
-    pub const fn new(vni: u32, addr: Addr) -> Self {
-        Self { vni: vni.to_be_bytes(), addr, zero: [0; 4] }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Echo requests (ping) to the gateway's own addresses, answered in place (RFC 792, RFC 4443 section 4).
 
 use aya_ebpf::programs::TcContext;
-use fabric_common::{addr::Addr, endpoint::FLAG_GATEWAY, port::PortValue, reason::DropReason};
+use fabric_common::reason::DropReason;
 use fabric_ebpf::checksum;
 use network_types::{
     eth::EthHdr,
@@ -10,11 +10,9 @@ use network_types::{
 
 use crate::{
     arp::{back, overwrite},
-    endpoint,
     inner::{ICMP, ICMPV6, IPV4},
     outcome::{Outcome, pack, unpack},
-    packet::{Frame, header, linear, same_mac, v4, v6},
-    port,
+    packet::{header, linear},
 };
 
 /// What the answer is written over: up to ICMP's checksum.
@@ -35,8 +33,8 @@ const V6_REPLY: [u8; 2] = [129, 0];
 /// Time to live of what the gateway sends.
 const TTL: u8 = 64;
 
-/// A packet to a router's MAC: an echo request to the gateway is answered, nothing else has a way. The source was checked,
-/// and that lengths agree with the frame.
+/// A packet to an address of a gateway: an echo request is answered, nothing else is for it. The source was checked, and
+/// that lengths agree with the frame.
 #[inline(always)]
 pub fn handle(ctx: &TcContext) -> Outcome {
     unpack(handle_packed(ctx))
@@ -50,17 +48,9 @@ fn handle_packed(ctx: &TcContext) -> i64 {
 
 #[inline(always)]
 fn handle_inner(ctx: &TcContext) -> Outcome {
-    let port = port::get(ctx.ifindex())?;
     linear(ctx, size_of::<Echo<Ipv6Hdr>>() as u32);
     let eth: &EthHdr = header(ctx, 0, DropReason::NoRoute)?;
-    if eth.ether_type == IPV4 { handle_v4(ctx, port) } else { handle_v6(ctx, port) }
-}
-
-/// Whether a frame is to a gateway's address and that gateway's MAC. A node's MAC routes as well, but answers for itself.
-#[inline(always)]
-fn is_gateway(port: &PortValue, eth: &EthHdr, addr: &Addr) -> bool {
-    endpoint::get(port.vni, addr)
-        .is_some_and(|owner| owner.flags & FLAG_GATEWAY != 0 && same_mac(&eth.dst_addr, &owner.mac))
+    if eth.ether_type == IPV4 { handle_v4(ctx) } else { handle_v6(ctx) }
 }
 
 #[inline(always)]
@@ -79,15 +69,12 @@ fn reply(icmp: [u8; 4], from: [u8; 2], to: [u8; 2]) -> [u8; 4] {
 }
 
 #[inline(always)]
-fn handle_v4(ctx: &TcContext, port: &PortValue) -> Outcome {
+fn handle_v4(ctx: &TcContext) -> Outcome {
     let echo: &Echo<Ipv4Hdr> = header(ctx, 0, DropReason::NoRoute)?;
     let (ip, kind) = (&echo.ip, [echo.icmp[0], echo.icmp[1]]);
     let fragment = u16::from_be_bytes(ip.frags) & 0x3fff != 0;
     let whole = u16::from_be_bytes(ip.tot_len) >= 20 + ICMP_LEN;
     if ip.proto != ICMP || kind != V4_REQUEST || ip.vihl != 0x45 || fragment || !whole {
-        return Err(DropReason::NoRoute);
-    }
-    if !is_gateway(port, &echo.eth, &v4(&ip.dst_addr)) {
         return Err(DropReason::NoRoute);
     }
     let answer = Echo {
@@ -106,15 +93,11 @@ fn handle_v4(ctx: &TcContext, port: &PortValue) -> Outcome {
 }
 
 #[inline(always)]
-fn handle_v6(ctx: &TcContext, port: &PortValue) -> Outcome {
+fn handle_v6(ctx: &TcContext) -> Outcome {
     let echo: &Echo<Ipv6Hdr> = header(ctx, 0, DropReason::NoRoute)?;
     let (ip, kind) = (&echo.ip, [echo.icmp[0], echo.icmp[1]]);
     let whole = u16::from_be_bytes(ip.payload_len) >= ICMP_LEN;
-    if ip.next_hdr != ICMPV6
-        || kind != V6_REQUEST
-        || !whole
-        || !is_gateway(port, &echo.eth, &v6(&ip.dst_addr))
-    {
+    if ip.next_hdr != ICMPV6 || kind != V6_REQUEST || !whole {
         return Err(DropReason::NoRoute);
     }
     let answer = Echo {

@@ -52,7 +52,7 @@ struct Outer<const LEN: usize> {
 /// Encapsulates the frame toward `node` and sends it.
 #[inline(always)]
 pub fn send(ctx: &TcContext, settings: &Settings, node: &NodeValue, vni: u32, ip: &Ip) -> Outcome {
-    check_size(ctx, node, ip)?;
+    check_size(ctx, u32::from(node.mtu), ip)?;
     if node.flags & FLAG_VIA_DEVICE != 0 {
         return via_device(ctx, settings, node, vni);
     }
@@ -193,9 +193,10 @@ fn fill_v6(h: &mut [u8; OUTER_MAX], frame_len: u32, vni: u32, hash: u32, ecn: u8
     h[52..56].copy_from_slice(&(vni << 8).to_be_bytes());
 }
 
-/// Refuses what the underlay can't carry: nothing is fragmented outside (RFC 7348 section 4.3).
+/// Refuses what the way, which takes packets of `mtu` bytes, can't carry: nothing is fragmented outside (RFC 7348 section
+/// 4.3).
 #[inline(always)]
-fn check_size(ctx: &TcContext, node: &NodeValue, ip: &Ip) -> Result<(), DropReason> {
+pub fn check_size(ctx: &TcContext, mtu: u32, ip: &Ip) -> Result<(), DropReason> {
     let gso_size = ctx.gso_size();
     let len = if gso_size == 0 {
         ctx.len() - ETH_LEN as u32
@@ -211,7 +212,7 @@ fn check_size(ctx: &TcContext, node: &NodeValue, ip: &Ip) -> Result<(), DropReas
         };
         ip.header_len + transport + gso_size
     };
-    if len > u32::from(node.mtu) { Err(DropReason::TooBig) } else { Ok(()) }
+    if len > mtu { Err(DropReason::TooBig) } else { Ok(()) }
 }
 
 /// Hands the frame to the collect-metadata `vxlan` device with the outer header as metadata.

@@ -37,11 +37,13 @@ static ERRORS: PerCpuArray<[u64; WORDS], { abi::ICMP_ERRORS.entries as usize }> 
 
 const WORDS: usize = 1 + size_of::<Answer<Ipv6Hdr>>() / 8;
 
-/// Bytes of the packet that the answer quotes. Room for the longest IPv4 header, or for IPv6 with a few extension headers,
+/// Bytes of the packet that the answer quotes at most. Room for the longest IPv4 header, or for IPv6 with a few extension headers,
 /// and for the transport header's ports and sequence number, by which the sender finds the connection.
 const QUOTED: usize = 128;
-/// ICMP's header and what it quotes.
-const MESSAGE: usize = 8 + QUOTED;
+/// ICMP's header.
+const HEAD: usize = 8;
+/// ICMP's header and what it quotes, at most.
+const MESSAGE: usize = HEAD + QUOTED;
 /// Bytes that are taken out at the front, more than any transport header is away from it. The kernel gives a checksum up
 /// that the sender left to the hardware (CHECKSUM_PARTIAL) once its place is gone (`__skb_postpull_rcsum`); otherwise it
 /// might be written into the quoted packet.
@@ -63,6 +65,17 @@ struct Answer<Ip> {
 pub struct Error(u64);
 
 impl Error {
+    /// No network that is opened to the sender's has the destination (RFC 1812 section 5.2.7.1, RFC 4443 section 3.1).
+    pub const NO_ROUTE: Self = Self::new([3, 0], [1, 0], 0);
+    /// Nobody has the destination address.
+    pub const NO_HOST: Self = Self::new([3, 1], [1, 3], 0);
+    /// Nothing listens there.
+    pub const NO_PORT: Self = Self::new([3, 3], [1, 4], 0);
+    /// A link-local source, which is not routed. IPv4 has no such message and no such source here.
+    pub const BEYOND_SCOPE: Self = Self::new([3, 0], [1, 2], 0);
+    /// Time to live or hop limit used up.
+    pub const TTL_EXCEEDED: Self = Self::new([11, 0], [3, 0], 0);
+
     /// Fragmentation needed (RFC 1191), packet too big (RFC 4443 section 3.2).
     pub const fn too_big(mtu: u16) -> Self {
         Self::new([3, 4], [2, 0], mtu)
@@ -126,7 +139,6 @@ fn take<Ip>() -> Option<*mut Answer<Ip>> {
 
 #[inline(never)]
 fn v4(ctx: &TcContext, to: &Mac, network: &NetworkValue, error: u64) -> u32 {
-    const LENGTH: u16 = (20 + MESSAGE) as u16;
     let Ok(ip) = header::<Ipv4Hdr>(ctx, ETH_LEN, DropReason::Malformed) else { return 0 };
     let frags = u16::from_be_bytes(ip.frags);
     // RFC 1122 section 3.2.2: not in answer to a later fragment, nor to a packet for a group.
@@ -142,9 +154,11 @@ fn v4(ctx: &TcContext, to: &Mac, network: &NetworkValue, error: u64) -> u32 {
     if same_addr(&network.gateway_v4, &Addr::UNSPECIFIED) {
         return 0;
     }
+    let quoted = quotable(ctx, u32::from(u16::from_be_bytes(ip.tot_len)));
+    let tot_len = ((20 + HEAD) as u16 + quoted as u16).to_be_bytes();
     let Some(answer) = take::<Ipv4Hdr>() else { return 0 };
     let head = [
-        u32::from_ne_bytes([0x45, 0xc0, 0, LENGTH as u8]),
+        u32::from_ne_bytes([0x45, 0xc0, tot_len[0], tot_len[1]]),
         u32::from_ne_bytes([0, 0, 0x40, 0]),
         u32::from_ne_bytes([64, ICMP, 0, 0]),
     ];
@@ -161,7 +175,7 @@ fn v4(ctx: &TcContext, to: &Mac, network: &NetworkValue, error: u64) -> u32 {
             vihl: 0x45,
             // Internetwork control (RFC 1812 section 4.3.2.5).
             tos: 0xc0,
-            tot_len: LENGTH.to_be_bytes(),
+            tot_len,
             id: [0; 2],
             frags: [0x40, 0],
             ttl: 64,
@@ -171,7 +185,7 @@ fn v4(ctx: &TcContext, to: &Mac, network: &NetworkValue, error: u64) -> u32 {
             dst_addr: sender.to_ne_bytes(),
         });
         (&raw mut (*answer).icmp).write(Error(error).head(false));
-        finish(ctx, answer, 0)
+        finish(ctx, answer, quoted, 0)
     }
 }
 
@@ -190,6 +204,8 @@ fn v6(ctx: &TcContext, to: &Mac, network: &NetworkValue, error: u64) -> u32 {
         Upper::Header { .. } => {}
         Upper::LaterFragment | Upper::Unknown => return 0,
     }
+    let quoted = quotable(ctx, u32::from(u16::from_be_bytes(ip.payload_len)) + 40);
+    let payload_len = (HEAD as u16 + quoted as u16).to_be_bytes();
     let Some(answer) = take::<Ipv6Hdr>() else { return 0 };
     // SAFETY: this CPU's own room. What is in it from before is plain bytes.
     unsafe {
@@ -200,7 +216,7 @@ fn v6(ctx: &TcContext, to: &Mac, network: &NetworkValue, error: u64) -> u32 {
         });
         (&raw mut (*answer).ip).write(Ipv6Hdr {
             vcf: [0x60, 0, 0, 0],
-            payload_len: (MESSAGE as u16).to_be_bytes(),
+            payload_len,
             next_hdr: ICMPV6,
             hop_limit: 64,
             src_addr: network.gateway_v6.bytes,
@@ -209,10 +225,18 @@ fn v6(ctx: &TcContext, to: &Mac, network: &NetworkValue, error: u64) -> u32 {
         (&raw mut (*answer).icmp).write(Error(error).head(true));
         // The pseudo-header (RFC 8200 section 8.1).
         let sum =
-            u32::from(u16::from_ne_bytes([0, MESSAGE as u8])) + u32::from(u16::from_ne_bytes([0, ICMPV6]));
+            u32::from(u16::from_ne_bytes(payload_len)) + u32::from(u16::from_ne_bytes([0, ICMPV6]));
         let sum = add_addr(sum, &network.gateway_v6);
-        finish(ctx, answer, add_addr(sum, &Addr::v6((*answer).ip.dst_addr)))
+        finish(ctx, answer, quoted, add_addr(sum, &Addr::v6((*answer).ip.dst_addr)))
     }
+}
+
+/// How much of a packet of `length` bytes is quoted. In a GSO packet, whose length field says nothing, all that fits.
+#[inline(always)]
+fn quotable(ctx: &TcContext, length: u32) -> u32 {
+    let there = Frame::len(ctx).wrapping_sub(ETH_LEN as u32);
+    let length = if Frame::gso_size(ctx) != 0 || length > there { there } else { length };
+    if length > QUOTED as u32 { QUOTED as u32 } else { length }
 }
 
 /// Quotes the packet, computes ICMP's checksum on top of `sum`, and writes the answer over the packet. Returns its length,
@@ -221,12 +245,17 @@ fn v6(ctx: &TcContext, to: &Mac, network: &NetworkValue, error: u64) -> u32 {
 /// # Safety
 /// All but `quoted` and the padding must have been written.
 #[inline(always)]
-unsafe fn finish<Ip>(ctx: &TcContext, answer: *mut Answer<Ip>, sum: u32) -> u32 {
-    let length = (ETH_LEN + size_of::<Ip>() + MESSAGE) as u32;
-    // SAFETY: plain helper calls with the sizes of the fields; no packet pointer lives across them.
+unsafe fn finish<Ip>(ctx: &TcContext, answer: *mut Answer<Ip>, quoted: u32, sum: u32) -> u32 {
+    // For the verifier, which has lost sight of it.
+    if quoted == 0 || quoted > QUOTED as u32 {
+        return 0;
+    }
+    let length = (ETH_LEN + size_of::<Ip>() + HEAD) as u32 + quoted;
+    // SAFETY: plain helper calls within the fields' sizes; no packet pointer lives across them.
     unsafe {
-        let quoted = (&raw mut (*answer).quoted).cast();
-        if bpf_skb_load_bytes(skb(ctx).cast(), ETH_LEN as u32, quoted, QUOTED as u32) != 0 {
+        // What is behind a short packet counts as zero in the checksum.
+        (&raw mut (*answer).quoted).write([0; QUOTED]);
+        if bpf_skb_load_bytes(skb(ctx).cast(), ETH_LEN as u32, (&raw mut (*answer).quoted).cast(), quoted) != 0 {
             return 0;
         }
         let message = (&raw mut (*answer).icmp).cast::<u32>();

@@ -20,8 +20,9 @@ mod programs {
     use fabric_common::reason::{DropReason, Hook};
 
     use crate::{
+        icmp_error::{self, Error},
         outcome::{Trace, finish_tc, finish_xdp},
-        too_big, walk,
+        route, too_big, walk,
     };
 
     /// TC ingress of every port.
@@ -31,7 +32,12 @@ mod programs {
         let outcome = walk::from_container::walk(&ctx, &mut trace);
         let code = finish_tc(&ctx, &trace, outcome);
         // Behind the event, which reads the packet that the answer is written over.
-        if matches!(outcome, Err(DropReason::TooBig)) { too_big::answer(&ctx) } else { code }
+        match outcome {
+            Err(DropReason::TooBig) => too_big::answer(&ctx),
+            Err(DropReason::TtlExceeded) => icmp_error::answer(&ctx, Error::TTL_EXCEEDED),
+            Err(DropReason::NoRoute) => route::unreachable(&ctx),
+            _ => code,
+        }
     }
 
     /// TC ingress of every uplink.
@@ -63,7 +69,7 @@ macro_rules! bpf_only {
     ($($name:ident)+) => { $( #[cfg(target_arch = "bpf")] mod $name; )+ };
 }
 bpf_only! {
-    arp counters decap echo encap endpoint event extension fdb icmp_error inner nd network node outcome packet port settings source too_big
+    arp counters decap echo encap endpoint event extension fdb icmp_error inner nd network node outcome packet port route settings source too_big
     tunnel uplink walk
 }
 

@@ -9,7 +9,8 @@ use fabric_common::{
     addr::Addr,
     endpoint::EndpointKey,
     reason::DropReason,
-    source::{SourcePrefix, SourceValue},
+    prefix::VniPrefix,
+    source::SourceValue,
 };
 
 use crate::{network, settings};
@@ -18,7 +19,7 @@ use crate::{network, settings};
 static SOURCES: HashMap<EndpointKey, SourceValue, { abi::SOURCES.entries as usize }> = HashMap::new();
 
 #[btf_map(name = "source_prefixes")]
-static SOURCE_PREFIXES: LpmTrie<SourcePrefix, SourceValue, { abi::SOURCE_PREFIXES.entries as usize }> = LpmTrie::new();
+static SOURCE_PREFIXES: LpmTrie<VniPrefix, SourceValue, { abi::SOURCE_PREFIXES.entries as usize }> = LpmTrie::new();
 
 /// Accepts `addr` in network `vni` from `node`, or says why not.
 #[inline(always)]
@@ -35,7 +36,7 @@ pub fn check(vni: u32, addr: &Addr, node: u32) -> Result<(), DropReason> {
 /// Out of line: only foreign VTEPs have records by prefix.
 #[inline(never)]
 fn prefix_names(vni: u32, addr: &Addr, node: u32) -> bool {
-    let key = Key::new(32 + 128, SourcePrefix::new(vni, *addr));
+    let key = Key::new(VniPrefix::BITS, VniPrefix::new(vni, *addr));
     SOURCE_PREFIXES.get(&key).is_some_and(|record| record.names(node))
 }
 

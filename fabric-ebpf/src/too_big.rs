@@ -1,7 +1,7 @@
 //! The answer to a packet that is too big: its sender learns what fits.
 
 use aya_ebpf::{bindings::TC_ACT_SHOT, programs::TcContext};
-use fabric_common::reason::DropReason;
+use fabric_common::{fdb::FLAG_ROUTER, reason::DropReason};
 use network_types::{
     eth::EthHdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -13,7 +13,7 @@ use crate::{
     inner::{ETH_LEN, IPV4},
     node,
     packet::{Frame, header, mac},
-    port,
+    port, route,
 };
 
 /// Answers the packet, which was counted as dropped, if that helps its sender. Returns the TC code. Out of line, and finds
@@ -21,7 +21,7 @@ use crate::{
 #[inline(never)]
 pub fn answer(ctx: &TcContext) -> i32 {
     match mtu(ctx) {
-        Some(mtu) if helps(ctx, u32::from(mtu)) => icmp_error::answer(ctx, Error::too_big(mtu)),
+        Some(mtu) if mtu != 0 && helps(ctx, u32::from(mtu)) => icmp_error::answer(ctx, Error::too_big(mtu)),
         _ => TC_ACT_SHOT,
     }
 }
@@ -32,6 +32,9 @@ fn mtu(ctx: &TcContext) -> Option<u16> {
     let port = port::get(Frame::ifindex(ctx)).ok()?;
     let eth = header::<EthHdr>(ctx, 0, DropReason::Malformed).ok()?;
     let entry = fdb::get(port.vni, mac(&eth.dst_addr))?;
+    if entry.flags & FLAG_ROUTER != 0 {
+        return Some(route::mtu(ctx) as u16);
+    }
     Some(node::get(entry.node).ok()?.mtu)
 }
 

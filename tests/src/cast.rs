@@ -279,7 +279,7 @@ fn part_in_blue(host: &Host) -> Value {
     }
 }
 
-fn declare(viewer: &Host, container: &Container) -> Value {
+pub(crate) fn declare(viewer: &Host, container: &Container) -> Value {
     let mut object = json!({
         "kind": "Endpoint",
         "metadata": {"name": container.name},

@@ -8,6 +8,7 @@ pub mod icmp;
 pub mod ledger;
 pub mod load;
 pub mod random;
+pub mod routing;
 pub mod tunnel_table;
 pub mod walk;
 pub mod wire;

@@ -26,8 +26,10 @@ use fabric_api::Object;
 use fabric_common::{
     abi::{self, program},
     node::NodeValue,
+    prefix::VniPrefix,
+    route::RouteValue,
     settings::Settings,
-    source::{SourcePrefix, SourceValue},
+    source::SourceValue,
 };
 use nix::{
     net::if_::{if_indextoname, if_nametoindex},
@@ -269,9 +271,16 @@ impl Rig {
         fill(ebpf, abi::ENDPOINTS.name, &tables.endpoints);
         fill(ebpf, abi::FDB.name, &tables.fdb);
         let map = ebpf.map_mut(abi::SOURCE_PREFIXES.name).expect("it exists");
-        let mut prefixes = LpmTrie::<&mut MapData, SourcePrefix, SourceValue>::try_from(map).expect("a trie");
+        let mut prefixes = LpmTrie::<&mut MapData, VniPrefix, SourceValue>::try_from(map).expect("a trie");
         for (key, value) in &tables.source_prefixes {
             prefixes
+                .insert(&lpm_trie::Key::new(key.bits, key.prefix), value, 0)
+                .expect("the row can be written");
+        }
+        let map = ebpf.map_mut(abi::ROUTES.name).expect("it exists");
+        let mut routes = LpmTrie::<&mut MapData, VniPrefix, RouteValue>::try_from(map).expect("a trie");
+        for (key, value) in &tables.routes {
+            routes
                 .insert(&lpm_trie::Key::new(key.bits, key.prefix), value, 0)
                 .expect("the row can be written");
         }

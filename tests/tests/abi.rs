@@ -16,9 +16,11 @@ use fabric_common::{
     network::{MemberKey, MemberValue, NetworkValue},
     node::{NodeValue, VtepValue},
     port::{PortCounters, PortValue},
+    prefix::VniPrefix,
     reason::{Action, DropReason, Hook},
+    route::RouteValue,
     settings::Settings,
-    source::{SourcePrefix, SourceValue},
+    source::SourceValue,
     uplink::{LocalVtepValue, UplinkValue},
 };
 
@@ -46,8 +48,8 @@ fn describe() -> String {
         )+ };
     }
     types! {
-        Addr Mac Settings UplinkValue LocalVtepValue NetworkValue MemberKey MemberValue NodeValue VtepValue SourcePrefix
-        SourceValue PortValue PortCounters EndpointKey EndpointValue FdbKey FdbValue DropKey Tally DropEvent
+        Addr Mac Settings UplinkValue LocalVtepValue NetworkValue MemberKey MemberValue NodeValue VtepValue VniPrefix
+        SourceValue PortValue PortCounters EndpointKey EndpointValue FdbKey FdbValue RouteValue DropKey Tally DropEvent
     }
     macro_rules! numbers {
         ($($name:ident)+) => { $(

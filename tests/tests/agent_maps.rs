@@ -17,8 +17,9 @@ use fabric_common::{
     endpoint::{EndpointKey, EndpointValue},
     fdb::{FdbKey, FdbValue},
     port::PortCounters,
+    prefix::VniPrefix,
     reason::{DropReason, Hook},
-    source::{SourcePrefix, SourceValue},
+    source::SourceValue,
 };
 use fabric_tests::world::{Result, World};
 
@@ -84,7 +85,7 @@ fn another_size_keeps_the_content() {
             let (key, value) = endpoint(number);
             first.tables().endpoints.insert(&key, &value)?;
         }
-        let prefix = PrefixKey { bits: 128, prefix: SourcePrefix::new(VNI, Addr::v4([0; 4])) };
+        let prefix = PrefixKey { bits: 128, prefix: VniPrefix::new(VNI, Addr::v4([0; 4])) };
         let source = SourceValue { nodes: [5, 0, 0, 0], identity: 0, flags: 0, generation: 2 };
         first.tables().source_prefixes.insert(&prefix, &source)?;
         count(&world.pin(&abi::PORT_COUNTERS), 9, 5)?;

@@ -12,8 +12,10 @@ use fabric_tests::{
         NOBODY_V4, NOBODY_V6,
     },
     frame::{self, Arp, BROADCAST, ETH, INNER, IPV4, IPV6, Outer, Path, assert_same, on_the_wire},
+    icmp::{self, Kind},
     ledger::{action, dropped, received, sender_dropped, sent},
     random::Random,
+    routing,
     walk::{Gso, Rig, Stage, Verdict, can_run},
     wire::Wire,
 };
@@ -110,7 +112,11 @@ fn a_containers_own_vxlan_is_no_tunnel_packet() {
         ..Outer::between(&HOST_A, &HOST_B, BLUE.vni)
     };
     let forged = forged.around(&path(Family::V4).udp(PORTS, PAYLOAD));
-    refused(&mut a, "to the gateway", &forged, DropReason::NoRoute);
+    let ran = a.run(a.port(&CA1), &forged);
+    let no_route = Kind { v4: (3, 0), v6: (1, 0), mtu: 0 };
+    let told = action(HOOK, Action::IcmpError, icmp::error(&CA1, &forged, no_route).len());
+    let drop = dropped(HOOK, DropReason::NoRoute, forged.len());
+    ran.assert("to the gateway", Verdict::Sent, &[drop, sender_dropped(&CA1), told]);
     let arrived = on_the_wire(forged, &HOST_A, &HOST_B);
     let ran = b.run(b.uplink(), &arrived);
     let drop = dropped(Hook::FromUplink, DropReason::UnknownVtep, arrived.len());
@@ -195,7 +201,6 @@ fn only_known_receivers_get_frames() {
         refused(&mut rig, "a MAC of nobody", &to(NOBODY_MAC), DropReason::UnknownDestination);
         refused(&mut rig, "the VTEP's MAC", &to(HOST_A.mac), DropReason::UnknownDestination);
         refused(&mut rig, "a MAC of the other network", &to(cast::GA1.mac), DropReason::UnknownDestination);
-        refused(&mut rig, "the gateway", &to(BLUE.gateway_mac), DropReason::NoRoute);
         refused(&mut rig, "itself", &to(CA1.mac), DropReason::Hairpin);
         refused(&mut rig, "everybody", &to(BROADCAST), DropReason::MulticastOff);
     }
@@ -283,7 +288,7 @@ fn bent_frames_never_carry_a_foreign_source() {
     let mut random = Random::from_environment();
     let seeds = seeds();
     let own = [IpAddr::from(CA1.v4), CA1.v6.into(), CA1.link_local().into()];
-    let (mut runs, mut passed, mut answered) = (0, 0, 0);
+    let (mut runs, mut passed, mut routed, mut answered) = (0, 0, 0, 0);
     for _ in 0..ROUNDS {
         let frame = random.bend(&seeds);
         if !can_run(&frame) {
@@ -296,16 +301,29 @@ fn bent_frames_never_carry_a_foreign_source() {
             Verdict::ToStack => panic!("the host's stack gets this frame:\n{}", frame::explain(&frame)),
             Verdict::Sent => {}
         }
-        // An answer has another source MAC than CA1's; what passes has CA1's.
+        // An answer has another source MAC than CA1's and goes to it; what passes has CA1's, or is routed.
         let inner = if bytes.len() == frame.len() + INNER { &bytes[INNER..] } else { &bytes[..] };
-        if bytes.len() != frame.len() + INNER && bytes[6..12] != CA1.mac.bytes {
+        if bytes.len() != frame.len() + INNER && bytes[..6] == CA1.mac.bytes {
             assert!(is_answer(&bytes), "neither an answer nor CA1's own:\n{}", frame::explain(&bytes));
             answered += 1;
             continue;
         }
         passed += 1;
-        assert_same("what passes is unchanged", inner, &frame);
-        assert_eq!(inner[6..12], CA1.mac.bytes, "source MAC:\n{}", frame::explain(&frame));
+        if frame[..6] == BLUE.gateway_mac.bytes {
+            routed += 1;
+            let to =
+                [&CA2, &CB1].into_iter().find(|to| inner[..6] == to.mac.bytes).expect("somebody in BLUE");
+            let mut expected = routing::routed(&frame, to);
+            if frame[12..ETH] == [8, 0] && !has_right_checksum(&frame) {
+                // It stays wrong for the receiver to see.
+                assert!(!has_right_checksum(inner), "{}", frame::explain(inner));
+                expected[ETH + 10..ETH + 12].copy_from_slice(&inner[ETH + 10..ETH + 12]);
+            }
+            assert_same("what is routed is otherwise unchanged", inner, &expected);
+        } else {
+            assert_same("what passes is unchanged", inner, &frame);
+            assert_eq!(inner[6..12], CA1.mac.bytes, "source MAC:\n{}", frame::explain(&frame));
+        }
         let source = frame::source(inner)
             .unwrap_or_else(|| panic!("not a whole IP packet:\n{}", frame::explain(&frame)));
         assert!(own.contains(&source), "source {source}:\n{}", frame::explain(&frame));
@@ -314,14 +332,21 @@ fn bent_frames_never_carry_a_foreign_source() {
     let total: u64 = moved.lines().iter().filter(|(name, _)| is_outcome(name)).map(|(_, n)| n).sum();
     assert_eq!(total, runs, "every frame has one outcome: {:#?}", moved.lines());
     assert!(
-        passed > ROUNDS / 50 && answered > ROUNDS / 500,
-        "the test bends too hard: {passed} passed, {answered} answered"
+        passed > ROUNDS / 50 && routed > ROUNDS / 500 && answered > ROUNDS / 500,
+        "the test bends too hard: {passed} passed, {routed} of them routed, {answered} answered"
     );
 }
 
+/// Of the IPv4 header.
+fn has_right_checksum(frame: &[u8]) -> bool {
+    let mut right = frame.to_vec();
+    frame::fix_ip_checksum(&mut right, ETH);
+    right == frame
+}
+
 fn is_outcome(name: &str) -> bool {
-    // An ICMP error is beside the drop of the packet that it answers.
-    let beside = name.contains(&Action::IcmpError.to_string());
+    // An ICMP error is beside the drop of the packet that it answers, routing beside where the packet goes.
+    let beside = [Action::IcmpError, Action::Routed].iter().any(|action| name.contains(&action.to_string()));
     !beside && name.ends_with("packets") && (name.starts_with("drops") || name.starts_with("actions"))
 }
 
@@ -329,9 +354,11 @@ fn is_answer(bytes: &[u8]) -> bool {
     let arp = bytes[12..14] == [8, 6] && bytes[ETH + 7] == 2;
     let advertisement = bytes[12..14] == [0x86, 0xdd] && bytes[ETH + 6] == 58 && bytes[ETH + IPV6] == 136;
     let from_gateway = bytes[6..12] == BLUE.gateway_mac.bytes;
-    let v4_echo = bytes[12..14] == [8, 0] && bytes[ETH..ETH + 1] == [0x45] && bytes[ETH + IPV4] == 0;
-    let v6_echo = bytes[12..14] == [0x86, 0xdd] && bytes[ETH + 6] == 58 && bytes[ETH + IPV6] == 129;
-    arp || advertisement || (from_gateway && (v4_echo || v6_echo))
+    // Echo replies; destination unreachable, time exceeded.
+    let v4 = bytes[12..14] == [8, 0] && bytes[ETH] == 0x45 && matches!(bytes[ETH + IPV4], 0 | 3 | 11);
+    let v6 =
+        bytes[12..14] == [0x86, 0xdd] && bytes[ETH + 6] == 58 && matches!(bytes[ETH + IPV6], 129 | 1 | 3);
+    arp || advertisement || (from_gateway && (v4 || v6))
 }
 
 fn seeds() -> Vec<Vec<u8>> {
@@ -356,6 +383,7 @@ fn seeds() -> Vec<Vec<u8>> {
             let path = Path::between(&CA1, to, family);
             seeds.extend([path.udp(PORTS, PAYLOAD), path.tcp(PORTS, PAYLOAD), path.ping(PAYLOAD)]);
             seeds.push(path.with_src(CA2.address(family)).udp(PORTS, PAYLOAD));
+            seeds.push(path.with_dst_mac(BLUE.gateway_mac).udp(PORTS, PAYLOAD));
         }
     }
     seeds

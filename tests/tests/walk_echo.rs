@@ -2,8 +2,9 @@
 
 use fabric_common::reason::{Action, DropReason, Hook};
 use fabric_tests::{
-    cast::{BLUE, CA1, Container, FAMILIES, Family, GA1, GATEWAY_V4, GATEWAY_V6, GREEN, HOST_A, NOBODY_V4},
+    cast::{BLUE, CA1, Container, FAMILIES, Family, GA1, GATEWAY_V4, GATEWAY_V6, GREEN, HOST_A},
     frame::{self, ETH, IPV4, IPV6, Path, assert_same},
+    icmp::{self, Kind},
     ledger::{action, dropped, sender_dropped},
     walk::{Rig, Stage, Verdict},
 };
@@ -30,6 +31,20 @@ fn answered(rig: &mut Rig, from: &Container, what: &str, request: &[u8], reply: 
     ran.assert(what, Verdict::Sent, &[action(HOOK, Action::Answered, request.len())]);
     assert_same(what, &ran.bytes, reply);
     assert_eq!(frame::fault(&ran.bytes), None, "{what}");
+}
+
+/// What is not for the gateway, and is answered with an error.
+#[track_caller]
+fn refused(rig: &mut Rig, what: &str, frame: &[u8], kind: Kind) {
+    let ran = rig.run(rig.port(&CA1), frame);
+    let answer = icmp::error(&CA1, frame, kind);
+    let expected = [
+        dropped(HOOK, DropReason::NoRoute, frame.len()),
+        sender_dropped(&CA1),
+        action(HOOK, Action::IcmpError, answer.len()),
+    ];
+    ran.assert(what, Verdict::Sent, &expected);
+    assert_same(what, &ran.bytes, &answer);
 }
 
 #[track_caller]
@@ -107,15 +122,13 @@ fn everything_else_to_the_gateway_has_no_route() {
     let mut rig = Stage::enter().rig(&HOST_A);
     for family in FAMILIES {
         let path = to_gateway(&CA1, family);
-        no_route(&mut rig, "UDP", &path.udp((4000, 53), &[1; 20]));
-        no_route(&mut rig, "TCP", &path.tcp((4000, 22), &[]));
+        let no_port = Kind { v4: (3, 3), v6: (1, 4), mtu: 0 };
+        refused(&mut rig, "UDP", &path.udp((4000, 53), &[1; 20]), no_port);
+        refused(&mut rig, "TCP", &path.tcp((4000, 22), &[]), no_port);
         no_route(&mut rig, "a reply", &path.pong(&[1; 20]));
-        let beyond = if family == Family::V4 { path.with_dst([8, 8, 8, 8]) } else { path.with_dst(CA1.v6) };
-        no_route(&mut rig, "a ping to somebody else by way of the gateway", &beyond.ping(&[1; 20]));
     }
     let path = to_gateway(&CA1, Family::V4);
     let ping = path.ping(&[1; 64]);
-    no_route(&mut rig, "nobody's address", &path.with_dst(NOBODY_V4).ping(&[1; 20]));
     no_route(&mut rig, "a first fragment", &fixed(ping.clone(), ETH + 6, &[0x20, 0]));
     no_route(&mut rig, "a last fragment", &fixed(ping.clone(), ETH + 6, &[0, 4]));
     no_route(&mut rig, "a request with another code", &fixed(ping.clone(), ETH + IPV4 + 1, &[1]));
@@ -144,7 +157,8 @@ fn a_nodes_address_is_not_answered_for() {
     let mut rig = Stage::enter().rig(&HOST_A);
     let own = HOST_A.blue_address.expect("it has one");
     let path = to_gateway(&CA1, Family::V4).with_dst(own);
-    no_route(&mut rig, "the node's address by way of the gateway", &path.ping(&[1; 20]));
+    let no_host = Kind { v4: (3, 1), v6: (1, 3), mtu: 0 };
+    refused(&mut rig, "the node's address by way of the gateway", &path.ping(&[1; 20]), no_host);
     let key = fabric_common::endpoint::EndpointKey { vni: BLUE.vni, addr: own.into() };
     let node_mac = rig.tables.endpoints[&key].mac;
     no_route(&mut rig, "the node's address", &path.with_dst_mac(node_mac).ping(&[1; 20]));

@@ -13,9 +13,11 @@ use fabric_common::{
     network::{MemberKey, MemberValue, NetworkValue},
     node::{NodeValue, VtepValue},
     port::{PortCounters, PortValue},
+    prefix::VniPrefix,
     reason::{Action, DropReason, Hook},
+    route::RouteValue,
     settings::Settings,
-    source::{SourcePrefix, SourceValue},
+    source::SourceValue,
     uplink::{LocalVtepValue, UplinkValue},
 };
 
@@ -47,11 +49,12 @@ const TYPES: &[(&str, usize, Fields)] = types![
     NodeValue,
     PortCounters,
     PortValue,
+    RouteValue,
     Settings,
-    SourcePrefix,
     SourceValue,
     Tally,
     UplinkValue,
+    VniPrefix,
     VtepValue,
 ];
 

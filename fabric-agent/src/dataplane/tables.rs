@@ -16,8 +16,10 @@ use fabric_common::{
     network::{MemberKey, MemberValue, NetworkValue},
     node::{NodeValue, VtepValue},
     port::PortValue,
+    prefix::VniPrefix,
+    route::RouteValue,
     settings::Settings,
-    source::{SourcePrefix, SourceValue},
+    source::SourceValue,
     uplink::{LocalVtepValue, UplinkValue},
 };
 use nix::libc;
@@ -59,7 +61,7 @@ impl<T: Copy + Ord + FromBytes + IntoBytes + Immutable> Row for T {
 }
 
 impl Row for PrefixKey {
-    const SIZE: usize = size_of::<u32>() + size_of::<SourcePrefix>();
+    const SIZE: usize = size_of::<u32>() + size_of::<VniPrefix>();
 
     fn to_row(&self) -> Vec<u8> {
         [self.bits.as_bytes(), self.prefix.as_bytes()].concat()
@@ -69,7 +71,7 @@ impl Row for PrefixKey {
         let (bits, prefix) = bytes.split_at_checked(size_of::<u32>())?;
         Some(Self {
             bits: u32::read_from_bytes(bits).ok()?,
-            prefix: SourcePrefix::read_from_bytes(prefix).ok()?,
+            prefix: VniPrefix::read_from_bytes(prefix).ok()?,
         })
     }
 }
@@ -296,6 +298,7 @@ table_set! {
     ports: PORTS<u32, PortValue>,
     endpoints: ENDPOINTS<EndpointKey, EndpointValue>,
     fdb: FDB<FdbKey, FdbValue>,
+    routes: ROUTES<PrefixKey, RouteValue>,
 }
 
 #[cfg(test)]
@@ -306,7 +309,7 @@ mod tests {
         abi::{self, MapContent},
         addr::Addr,
         endpoint::EndpointKey,
-        source::SourcePrefix,
+        prefix::VniPrefix,
     };
 
     use super::{Describe, Row, TableSet, explain_write};
@@ -321,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_prefix_key_is_the_length_and_the_data() {
-        let prefix = SourcePrefix::new(0x102, Addr::v4([192, 0, 2, 0]));
+        let prefix = VniPrefix::new(0x102, Addr::v4([192, 0, 2, 0]));
         let key = PrefixKey { bits: 32 + 96 + 24, prefix };
         let row = key.to_row();
         assert_eq!(row.len(), PrefixKey::SIZE);

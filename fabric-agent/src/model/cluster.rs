@@ -25,6 +25,9 @@ pub type ProblemKey = (&'static str, String);
 pub struct Cluster {
     /// Networks by name; no two have one VNI.
     pub networks: BTreeMap<String, Network>,
+    /// Which networks are opened to which, by name; each pair in both directions. A network and all that it is opened to have
+    /// no address in common.
+    pub openings: BTreeMap<String, BTreeSet<String>>,
     /// Nodes by name; no two have one VTEP address. They refer to networks that exist.
     pub nodes: BTreeMap<String, Node>,
     /// Endpoints by name. Their networks exist and hold their addresses; no two of a network have one address or MAC,
@@ -54,6 +57,7 @@ impl Cluster {
             }
         }
         cluster.admit_networks(networks);
+        cluster.admit_openings();
         let mut claims = Claims::new(&cluster.networks);
         cluster.admit_nodes(nodes, &mut claims);
         cluster.admit_endpoints(endpoints, &mut claims);
@@ -74,6 +78,12 @@ impl Cluster {
             addresses.extend(own.or_else(derived));
         }
         addresses
+    }
+
+    /// The networks that `network` is opened to: it lets them in, or they let it in.
+    pub fn opened(&self, network: &Network) -> impl Iterator<Item = &Network> {
+        let names = self.openings.get(&network.name).into_iter().flatten();
+        names.filter_map(|name| self.networks.get(name))
     }
 
     /// Every declared address of a network with who has it (`endpoint c1`, `node n2`); gateways are not among them.
@@ -129,6 +139,56 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// Opens networks to each other, in the order of their names. An opening that can't be is left out.
+    fn admit_openings(&mut self) {
+        let networks = std::mem::take(&mut self.networks);
+        for network in networks.values() {
+            for from in &network.allow_from {
+                match self.check_opening(&networks, network, from) {
+                    Ok(()) => {
+                        self.openings.entry(network.name.clone()).or_default().insert(from.clone());
+                        self.openings.entry(from.clone()).or_default().insert(network.name.clone());
+                    }
+                    Err(e) => self.problem("Network", network.name.clone(), e.0),
+                }
+            }
+        }
+        self.networks = networks;
+    }
+
+    /// Neither side may have, or be opened already to, a network whose addresses are those of the other side: a destination
+    /// would be in two networks, and so would a source.
+    fn check_opening(
+        &self,
+        networks: &BTreeMap<String, Network>,
+        network: &Network,
+        from: &str,
+    ) -> Result<(), ModelError> {
+        let Some(other) = networks.get(from) else {
+            refuse!("network {from} does not exist: create it first, or take it out of allowFrom");
+        };
+        let beside =
+            |name: &str| self.openings.get(name).into_iter().flatten().filter_map(|n| networks.get(n));
+        let pairs = [(network, other)]
+            .into_iter()
+            .chain(beside(&network.name).filter(|n| n.name != from).map(|n| (n, other)))
+            .chain(beside(from).filter(|n| n.name != network.name).map(|n| (n, network)));
+        for (a, b) in pairs {
+            let Some((one, two)) = a.overlap(b) else { continue };
+            if a.name == network.name {
+                refuse!(
+                    "subnet {two} of network {from} overlaps {one}: networks that are opened to each other must be apart, so take {from} out of allowFrom or choose other subnets"
+                );
+            }
+            refuse!(
+                "network {from} can't be let in, since subnet {one} of network {} overlaps {two} of network {} and one network would be opened to both: take one of them out of allowFrom",
+                a.name,
+                b.name
+            );
+        }
+        Ok(())
     }
 
     fn admit_nodes(&mut self, nodes: BTreeMap<String, Node>, claims: &mut Claims) {

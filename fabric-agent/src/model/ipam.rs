@@ -131,6 +131,7 @@ mod tests {
             vni: Vni::new(1).unwrap(),
             subnets: vec![Subnet { net, gateway }],
             mtu: None,
+            allow_from: BTreeSet::new(),
         }
     }
 

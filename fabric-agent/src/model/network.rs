@@ -1,6 +1,9 @@
 //! A network that was checked: one VNI, subnets that do not overlap, one gateway each.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use fabric_api::object::{self, API_VERSION};
 use fabric_common::vni::Vni;
@@ -36,6 +39,8 @@ pub struct Network {
     pub subnets: Vec<Subnet>,
     /// Largest IP packet, bytes, if it was chosen.
     pub mtu: Option<u16>,
+    /// Names of the networks that it lets in; not its own.
+    pub allow_from: BTreeSet<String>,
 }
 
 impl Network {
@@ -48,9 +53,7 @@ impl Network {
         check_name("network name", &object.metadata.name)?;
         check_labels(&object.metadata.labels)?;
         let spec = &object.spec;
-        if !spec.allow_from.is_empty() {
-            refuse!("allowFrom is not available in this version");
-        }
+        let allow_from = check_allow_from(&object.metadata.name, &spec.allow_from)?;
         if spec.multicast {
             refuse!("multicast is not available in this version");
         }
@@ -59,12 +62,19 @@ impl Network {
             Vni::new(vni).map_err(|e| ModelError(format!("{e}; choose a smaller one, or leave it out")))?;
         let subnets = check_subnets(&spec.subnets, &spec.gateways)?;
         check_mtu(spec.mtu, subnets.iter().any(|s| s.net.addr().is_ipv6()))?;
-        Ok(Self { name: object.metadata.name.clone(), vni, subnets, mtu: spec.mtu })
+        Ok(Self { name: object.metadata.name.clone(), vni, subnets, mtu: spec.mtu, allow_from })
     }
 
     /// The subnet that holds `address`.
     pub fn subnet_of(&self, address: IpAddr) -> Option<&Subnet> {
         self.subnets.iter().find(|s| s.net.contains(&address))
+    }
+
+    /// The first two subnets of this network and of another one that overlap.
+    pub fn overlap(&self, other: &Self) -> Option<(IpNet, IpNet)> {
+        let pairs =
+            self.subnets.iter().flat_map(|own| other.subnets.iter().map(|theirs| (own.net, theirs.net)));
+        pairs.into_iter().find(|(own, theirs)| own.contains(theirs) || theirs.contains(own))
     }
 
     /// Whether any subnet is IPv6.
@@ -89,6 +99,20 @@ impl Network {
 
 fn join(subnets: &[Subnet]) -> String {
     subnets.iter().map(|s| s.net.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn check_allow_from(network: &str, names: &[String]) -> Result<BTreeSet<String>, ModelError> {
+    let mut all = BTreeSet::new();
+    for name in names {
+        check_name("network name", name)?;
+        if name == network {
+            refuse!("{name} lets itself in, which needs no opening: take it out of allowFrom");
+        }
+        if !all.insert(name.clone()) {
+            refuse!("network {name} is listed twice in allowFrom");
+        }
+    }
+    Ok(all)
 }
 
 /// Checks the object format's version.
@@ -277,7 +301,7 @@ mod tests {
 
     #[test]
     fn features_of_later_versions_are_refused_by_name() {
-        let mut object = object::Network {
+        let object = object::Network {
             api_version: API_VERSION.to_owned(),
             metadata: object::Metadata { name: "blue".to_owned(), ..Default::default() },
             spec: object::NetworkSpec {
@@ -292,11 +316,27 @@ mod tests {
             Network::new(&object).unwrap_err().to_string(),
             "multicast is not available in this version"
         );
-        object.spec.multicast = false;
-        object.spec.allow_from = vec!["x".to_owned()];
-        assert_eq!(
-            Network::new(&object).unwrap_err().to_string(),
-            "allowFrom is not available in this version"
-        );
+    }
+
+    #[test]
+    fn openings_name_other_networks_once() {
+        let mut object = object::Network {
+            api_version: API_VERSION.to_owned(),
+            metadata: object::Metadata { name: "blue".to_owned(), ..Default::default() },
+            spec: object::NetworkSpec {
+                subnets: vec!["10.0.0.0/24".parse().unwrap()],
+                vni: Some(7),
+                ..Default::default()
+            },
+            status: None,
+        };
+        let mut complaint = |names: &[&str]| {
+            object.spec.allow_from = names.iter().map(|name| (*name).to_owned()).collect();
+            Network::new(&object).err().map(|e| e.to_string()).unwrap_or_default()
+        };
+        assert_eq!(complaint(&["green", "red"]), "");
+        assert!(complaint(&["blue"]).contains("lets itself in"));
+        assert!(complaint(&["green", "green"]).contains("listed twice"));
+        assert!(complaint(&["Green"]).contains("network name"));
     }
 }

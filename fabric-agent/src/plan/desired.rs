@@ -12,8 +12,10 @@ use fabric_common::{
     network::{MemberKey, MemberValue, NetworkValue},
     node::{NodeValue, VtepValue},
     port::PortValue,
+    prefix::VniPrefix,
+    route::RouteValue,
     settings::Settings,
-    source::{SourcePrefix, SourceValue},
+    source::SourceValue,
     uplink::{LocalVtepValue, UplinkValue},
 };
 use ipnet::IpNet;
@@ -62,13 +64,25 @@ pub struct PlanSettings {
 /// The rows of one map.
 pub type Rows<K, V> = BTreeMap<K, V>;
 
-/// A key of `source_prefixes`.
+/// A key of `source_prefixes` or `routes`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PrefixKey {
     /// Bits of `prefix` that count, from the VNI's first.
     pub bits: u32,
     /// VNI and address.
-    pub prefix: SourcePrefix,
+    pub prefix: VniPrefix,
+}
+
+impl PrefixKey {
+    /// The key of `net` in network `vni`: VNI first, so that a prefix never reaches into another network; IPv4 behind its 96
+    /// mapped bits.
+    pub fn new(vni: u32, net: IpNet) -> Self {
+        let mapped = if net.addr().is_ipv4() { 96 } else { 0 };
+        Self {
+            bits: 32 + mapped + u32::from(net.prefix_len()),
+            prefix: VniPrefix::new(vni, Addr::from(net.network())),
+        }
+    }
 }
 
 /// The wanted content of every map that the agent fills.
@@ -98,6 +112,8 @@ pub struct Tables {
     pub endpoints: Rows<EndpointKey, EndpointValue>,
     /// `fdb`.
     pub fdb: Rows<FdbKey, FdbValue>,
+    /// `routes`.
+    pub routes: Rows<PrefixKey, RouteValue>,
 }
 
 /// A program at an interface.

@@ -13,6 +13,7 @@ mod endpoints;
 mod links;
 mod networks;
 mod nodes;
+mod routes;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ pub fn plan(cluster: &Cluster, facts: &NodeFacts, settings: &PlanSettings) -> De
     networks::compile(&mut context, &mut desired);
     endpoints::compile(&mut context, &mut desired);
     sources::compile(&mut context, &mut desired);
+    routes::compile(&context, &mut desired);
     links::compile(&mut context, settings, &mut desired);
     desired.problems = context.problems;
     desired

@@ -1,25 +1,39 @@
 //! `sources` and `source_prefixes`: which node may send a tunnel packet with a given inner source. Local addresses have
 //! records too: a tunnel packet with one of them is recognised as a loop because the record names this node.
+//!
+//! Routing happens on the sender's host and a routed packet carries the destination network's VNI, so the sources of a
+//! network are records of those that it is opened to as well.
 
 use std::collections::BTreeMap;
-
-use fabric_common::{
-    addr::Addr,
-    endpoint::FLAG_GATEWAY,
-    source::{SOURCE_NODES, SourcePrefix, SourceValue},
-};
-use ipnet::IpNet;
 
 use super::{
     Context,
     desired::{Desired, PrefixKey},
 };
+use fabric_common::{
+    addr::Addr,
+    endpoint::{EndpointKey, FLAG_GATEWAY},
+    source::{SOURCE_NODES, SourceValue},
+};
 
 pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
+    let networks = &context.cluster.networks;
+    let opened: BTreeMap<u32, Vec<u32>> = networks
+        .values()
+        .map(|n| (n.vni.get(), context.cluster.opened(n).map(|other| other.vni.get()).collect()))
+        .collect();
     for (key, value) in &desired.tables.endpoints {
         // Gateways are on every node and send nothing through the tunnel.
-        if value.flags & FLAG_GATEWAY == 0 {
-            desired.tables.sources.insert(*key, record([value.node, 0, 0, 0], value.generation));
+        if value.flags & FLAG_GATEWAY != 0 {
+            continue;
+        }
+        let record = record([value.node, 0, 0, 0], value.generation);
+        desired.tables.sources.insert(*key, record);
+        if is_link_local(&key.addr) {
+            continue;
+        }
+        for vni in opened.get(&key.vni).into_iter().flatten() {
+            desired.tables.sources.insert(EndpointKey { vni: *vni, addr: key.addr }, record);
         }
     }
     let mut prefixes: BTreeMap<PrefixKey, Vec<u32>> = BTreeMap::new();
@@ -28,7 +42,7 @@ pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
         for (name, part) in &node.networks {
             let vni = cluster.networks[name].vni.get();
             for prefix in &part.prefixes {
-                let nodes = prefixes.entry(key(vni, *prefix)).or_default();
+                let nodes = prefixes.entry(PrefixKey::new(vni, *prefix)).or_default();
                 if nodes.len() == SOURCE_NODES {
                     let text = format!(
                         "prefix {prefix} in network {name} has {SOURCE_NODES} nodes already: take it out of one"
@@ -47,15 +61,11 @@ pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
     }
 }
 
-fn record(nodes: [u32; SOURCE_NODES], generation: u64) -> SourceValue {
-    SourceValue { nodes, identity: 0, flags: 0, generation }
+/// Link-local addresses are never routed (RFC 4291 section 2.5.6).
+fn is_link_local(addr: &Addr) -> bool {
+    addr.bytes[0] == 0xfe && addr.bytes[1] & 0xc0 == 0x80
 }
 
-/// VNI first, so that a prefix never reaches into another network; IPv4 behind its 96 mapped bits.
-fn key(vni: u32, prefix: IpNet) -> PrefixKey {
-    let mapped = if prefix.addr().is_ipv4() { 96 } else { 0 };
-    PrefixKey {
-        bits: 32 + mapped + u32::from(prefix.prefix_len()),
-        prefix: SourcePrefix::new(vni, Addr::from(prefix.network())),
-    }
+fn record(nodes: [u32; SOURCE_NODES], generation: u64) -> SourceValue {
+    SourceValue { nodes, identity: 0, flags: 0, generation }
 }

@@ -345,3 +345,5 @@ proptest! {
             (&a.settings, &a.uplinks, &a.local_vteps, &a.networks, &a.nodes, &a.vteps, &a.source_prefixes));
     }
 }
+
+mod openings;

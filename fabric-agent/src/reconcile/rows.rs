@@ -9,6 +9,7 @@ use fabric_common::{
     network::{MemberKey, MemberValue, NetworkValue},
     node::{NodeValue, VtepValue},
     port::PortValue,
+    route::RouteValue,
     settings::Settings,
     source::SourceValue,
     uplink::{LocalVtepValue, UplinkValue},
@@ -177,6 +178,7 @@ row_deltas! {
     ports: u32 => PortValue,
     endpoints: EndpointKey => EndpointValue,
     fdb: FdbKey => FdbValue,
+    routes: PrefixKey => RouteValue,
 }
 
 /// Rows that many objects need and that are not written.
@@ -204,6 +206,12 @@ impl RowDeltas {
         let endpoints = self.endpoints.tracker.pending_upserts().map(|(key, _)| key);
         let sources = self.sources.tracker.pending_upserts().map(|(key, _)| key);
         networks.extend(endpoints.chain(sources).filter(|key| own(key)).map(|key| key.vni));
+        // Copies of records in the networks that are opened to theirs.
+        let elsewhere = |key: &&EndpointKey| !self.endpoints.tracker.desired().contains_key(*key);
+        let sources = self.sources.tracker.pending_upserts().map(|(key, _)| key);
+        networks.extend(sources.filter(elsewhere).map(|key| key.vni));
+        let routes = self.routes.tracker.pending_upserts();
+        networks.extend(routes.map(|(key, _)| u32::from_be_bytes(key.prefix.vni)));
         let routers = self.fdb.tracker.pending_upserts().filter(|(_, value)| value.flags != 0);
         networks.extend(routers.map(|(key, _)| key.vni));
         let node = self.settings.tracker.pending_upserts().next().is_some()

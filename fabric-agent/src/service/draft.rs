@@ -163,6 +163,7 @@ impl Draft {
         let objects: Vec<Object> = self.objects.values().cloned().collect();
         let after = Cluster::from_objects(&objects);
         self.holders_stay(&after)?;
+        self.let_in_stay()?;
         let fresh = |(key, text): &(&ProblemKey, &String)| self.before.problems.get(*key) != Some(*text);
         // What was asked for is named before what suffers from it.
         let asked = |key: &ProblemKey| self.touched.contains(&(key.0.to_owned(), key.1.clone()));

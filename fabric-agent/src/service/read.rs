@@ -151,6 +151,7 @@ impl View<'_> {
             status.vni = checked.vni.get();
             status.mtu = plan::network_mtu(checked, self.limit);
             status.gateways = checked.subnets.iter().map(|s| s.gateway).collect();
+            status.opened = self.cluster.opened(checked).map(|n| n.name.clone()).collect();
             status.node_addresses = self.cluster.node_addresses(checked, self.local, true);
         }
         Network { status: Some(status), ..network.clone() }

@@ -119,7 +119,13 @@ fn replace_in_parts(draft: &mut Draft, owner: &Owner, objects: &[Object], surplu
         replaced.problems.push(format!("{kind} {name}: it is declared twice; the first one counts"));
     }
     let put = |d: &mut Draft, object: &&Object| d.put(owner, (*object).clone());
+    // A network may let in one that comes behind it.
+    let mut again = Vec::new();
     in_parts(draft, &first, &put, &mut |object, done| match done {
+        Ok(outcome) => replaced.applied.push(answer(object, outcome)),
+        Err(_) => again.push(*object),
+    });
+    in_parts(draft, &again, &put, &mut |object, done| match done {
         Ok(outcome) => replaced.applied.push(answer(object, outcome)),
         Err(e) => {
             let (kind, name) = key(object);

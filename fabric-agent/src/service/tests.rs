@@ -399,3 +399,5 @@ async fn of_two_requests_that_exclude_each_other_one_is_refused() {
     assert_eq!(attached.is_ok(), deleted.is_err(), "{attached:?} {deleted:?}");
     assert_eq!(b.service.networks().await.unwrap().len(), usize::from(attached.is_ok()));
 }
+
+mod openings;

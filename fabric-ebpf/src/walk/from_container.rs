@@ -1,7 +1,7 @@
 //! TC ingress of a port: what a container sends.
 //!
-//! port → source MAC → ARP and neighbour discovery answered → source address → destination MAC → local delivery into the
-//! peer's namespace, or encapsulation and out of an uplink.
+//! port → source MAC → ARP and neighbour discovery answered → source address → destination MAC → the gateway's: routed, or
+//! answered → local delivery into the peer's namespace, or encapsulation and out of an uplink.
 
 use aya_ebpf::{
     helpers::{bpf_redirect_peer, bpf_skb_change_type},
@@ -9,19 +9,20 @@ use aya_ebpf::{
 };
 use fabric_common::{
     addr::{Addr, Mac},
-    fdb::FLAG_ROUTER,
+    fdb::{FLAG_ROUTER, FdbValue},
     port::PortValue,
     reason::{Action, DropReason},
+    settings::Settings,
 };
 use network_types::eth::EthHdr;
 
 use crate::{
-    arp, echo, encap, endpoint, fdb,
+    arp, counters, echo, encap, endpoint, fdb,
     inner::{self, ARP, IPV4, IPV6, Ip},
     nd, node,
     outcome::{Outcome, Trace, Verdict, pack, unpack},
     packet::{self, Frame, header, same_addr, same_mac, skb},
-    port, settings,
+    port, route, settings,
 };
 
 /// For this host (`include/uapi/linux/if_packet.h`).
@@ -35,9 +36,35 @@ pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
     match walk_packed(ctx, trace) {
         ARP_NEXT => arp::handle(ctx),
         ND_NEXT => nd::handle(ctx),
-        GATEWAY_NEXT => echo::handle(ctx),
+        GATEWAY_NEXT => gateway(ctx, trace),
         packed => unpack(packed),
     }
+}
+
+/// A packet to a router's MAC: to the gateway itself, or into another subnet or network.
+#[inline(always)]
+fn gateway(ctx: &TcContext, trace: &Trace) -> Outcome {
+    match route::step(ctx) {
+        route::TO_GATEWAY => echo::handle(ctx),
+        reason if reason < 0 => unpack(reason),
+        vni => unpack(routed_packed(ctx, trace, vni as u32)),
+    }
+}
+
+/// What was routed into network `vni` goes the way of what is bridged there. Out of line, as the stages are.
+#[inline(never)]
+fn routed_packed(ctx: &TcContext, trace: &Trace, vni: u32) -> i64 {
+    pack(routed(ctx, trace, vni))
+}
+
+#[inline(always)]
+fn routed(ctx: &TcContext, trace: &Trace, vni: u32) -> Outcome {
+    let eth: &EthHdr = header(ctx, 0, DropReason::Malformed)?;
+    let entry = fdb::get(vni, packet::mac(&eth.dst_addr)).ok_or(DropReason::UnknownDestination)?;
+    let ip = inner::ip(ctx, 0, eth.ether_type)?;
+    let verdict = forward(ctx, trace, settings::get()?, vni, entry, &ip)?;
+    counters::action_beside(trace.hook, Action::Routed, trace.segments, trace.length);
+    Ok(verdict)
 }
 
 /// Where a packet goes when the stages are through.
@@ -107,18 +134,30 @@ fn stages(ctx: &TcContext, trace: &mut Trace) -> Result<Step, DropReason> {
     if entry.flags & FLAG_ROUTER != 0 {
         return Ok(Step::Gateway);
     }
+    Ok(Step::Done(forward(ctx, trace, settings, port.vni, entry, &ip)?))
+}
+
+/// To where the destination MAC lives: a port of this node, or another node.
+#[inline(always)]
+fn forward(
+    ctx: &TcContext,
+    trace: &Trace,
+    settings: &Settings,
+    vni: u32,
+    entry: &FdbValue,
+    ip: &Ip,
+) -> Outcome {
     if entry.ifindex == 0 {
-        let node = node::get(entry.node)?;
-        let verdict = encap::send(ctx, settings, node, port.vni, &ip)?;
-        port::count_egress(port.slot, trace.segments, trace.length);
-        return Ok(Step::Done(verdict));
+        let verdict = encap::send(ctx, settings, node::get(entry.node)?, vni, ip)?;
+        port::count_egress(trace.slot, trace.segments, trace.length);
+        return Ok(verdict);
     }
     if entry.ifindex == ctx.ifindex() {
         return Err(DropReason::Hairpin);
     }
-    port::count_egress(port.slot, trace.segments, trace.length);
+    port::count_egress(trace.slot, trace.segments, trace.length);
     port::count_ingress(entry.slot, trace.segments, trace.length);
-    Ok(Step::Done(deliver(ctx, entry.ifindex)))
+    Ok(deliver(ctx, entry.ifindex))
 }
 
 /// Puts the packet straight into the namespace behind a port. The port that it came in at took the destination for

@@ -115,9 +115,9 @@ fn the_cli_refuses_what_is_wrong_and_changes_nothing() -> Result<()> {
         ),
         (
             "--allow-from",
-            own(create(&["x", "--subnet", "10.0.0.0/16", "--allow-from", "n1"])),
+            own(create(&["x", "--subnet", "10.0.0.0/16", "--allow-from", "nope"])),
             1,
-            vec!["--allow-from is not available"],
+            vec!["nope", "does not exist"],
         ),
         ("a network in use", own(vec!["network", "rm", "n1"]), 1, vec!["n1", "a"]),
         ("an unknown network", own(vec!["network", "inspect", "nope"]), 1, vec!["nope"]),

@@ -78,6 +78,24 @@ impl Draft {
         }
     }
 
+    /// Refuses to remove a network that others, which stay, let in.
+    pub(super) fn let_in_stay(&self) -> Result<(), ServiceError> {
+        let here = |name: &str| self.objects.contains_key(&("Network".to_owned(), name.to_owned()));
+        for gone in self.before.networks.keys().filter(|name| !here(name)) {
+            let lets_in = |n: &&Network| n.spec.allow_from.contains(gone);
+            let networks =
+                self.objects.values().filter_map(|o| if let Object::Network(n) = o { Some(n) } else { None });
+            let names: Vec<&str> = networks.filter(lets_in).map(|n| n.metadata.name.as_str()).collect();
+            if !names.is_empty() {
+                return Err(ServiceError::refused(format!(
+                    "network {gone} is let in by networks that stay ({}): take it out of their allowFrom first",
+                    list(&names)
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses while a network has endpoints or is in a node's list.
     pub(super) fn network_is_unused(&self, network: &str) -> Result<(), ServiceError> {
         let mut endpoints = Vec::new();

@@ -1,0 +1,69 @@
+//! Routes and source records of networks that are opened to each other.
+
+use fabric_common::route::RouteValue;
+
+use super::*;
+use crate::plan::desired::PrefixKey;
+
+/// Blue and red are opened to each other, green to nobody; red has two subnets.
+fn world(open: bool) -> Vec<Object> {
+    let from = if open { r#","allowFrom":["blue"]"# } else { "" };
+    let network = |name: &str, spec: &str| {
+        object(&format!(r#"{{"kind":"Network","metadata":{{"name":"{name}"}},"spec":{{{spec}}}}}"#))
+    };
+    vec![
+        network("blue", r#""vni":5000,"subnets":["10.1.0.0/24","fd00:1::/64"]"#),
+        network("red", &format!(r#""vni":5001,"subnets":["10.2.0.0/24","10.3.0.0/24"],"mtu":1300{from}"#)),
+        network("green", r#""vni":5002,"subnets":["10.1.0.0/24"]"#),
+        node("n2", "192.0.2.2"),
+        local("web", "blue", r#""10.1.0.5","fd00:1::5""#, 0),
+        remote("db", "red", "n2", r#""10.2.0.6","10.3.0.6""#),
+        remote("other", "green", "n2", r#""10.1.0.6""#),
+    ]
+}
+
+fn routes(desired: &Desired, vni: u32) -> Vec<(String, RouteValue)> {
+    let rows = desired.tables.routes.iter().filter(|(key, _)| key.prefix.vni == vni.to_be_bytes());
+    rows.map(|(key, value)| (format!("{}/{}", key.prefix.addr, key.bits - 32), *value)).collect()
+}
+
+#[test]
+fn every_network_has_routes_to_its_own_subnets() {
+    let desired = compile(&world(false), &facts(&[("web", 17)]));
+    let names = |vni| routes(&desired, vni).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    assert_eq!(names(5000), ["fd00:1::/64", "10.1.0.0/120"]);
+    assert_eq!(names(5001), ["10.2.0.0/120", "10.3.0.0/120"]);
+    assert!(routes(&desired, 5001).iter().all(|(_, route)| (route.vni, route.mtu) == (5001, 1300)));
+    let foreign = EndpointKey { vni: 5001, addr: addr("10.1.0.5") };
+    assert!(!desired.tables.sources.contains_key(&foreign));
+}
+
+#[test]
+fn an_opening_gives_routes_and_source_records_both_ways() {
+    let desired = compile(&world(true), &facts(&[("web", 17)]));
+    assert!(desired.problems.is_empty(), "{:?}", desired.problems);
+    let sources = &desired.tables.sources;
+    let of = |from: u32, to: &str| {
+        let key = PrefixKey::new(from, to.parse().expect("a prefix"));
+        desired.tables.routes.get(&key).map(|route| (route.vni, route.mtu, route.gateway_mac.to_string()))
+    };
+    let red = Some((5001, 1300, "02:fa:00:00:13:89".to_owned()));
+    assert_eq!((of(5000, "10.2.0.0/24"), of(5000, "10.3.0.0/24")), (red.clone(), red));
+    assert_eq!(of(5001, "fd00:1::/64"), Some((5000, 1450, "02:fa:00:00:13:88".to_owned())));
+    assert_eq!(routes(&desired, 5002).len(), 1, "green is opened to nobody");
+    for (vni, text, own) in [(5001, "10.1.0.5", 5000), (5001, "fd00:1::5", 5000), (5000, "10.3.0.6", 5001)] {
+        let key = |vni| EndpointKey { vni, addr: addr(text) };
+        assert_eq!(sources.get(&key(vni)), sources.get(&key(own)), "{text}");
+        assert!(sources.contains_key(&key(vni)), "{text}");
+        assert!(!desired.tables.endpoints.contains_key(&key(vni)), "it is no member: {text}");
+        assert!(!sources.contains_key(&key(5002)), "{text}");
+    }
+    for key in sources.keys().filter(|key| key.addr.to_ip().to_string().starts_with("fe80")) {
+        assert_eq!(key.vni, 5000, "link-local addresses stay in their network");
+    }
+    let gateway = |vni, text| EndpointKey { vni, addr: addr(text) };
+    assert!(
+        !sources.contains_key(&gateway(5001, "10.1.0.1"))
+            && !sources.contains_key(&gateway(5000, "10.2.0.1"))
+    );
+}

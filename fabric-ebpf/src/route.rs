@@ -1,0 +1,195 @@
+//! Routing, on the sender's host: `routes`, and what becomes of a packet to the gateway's MAC. A routed frame carries the
+//! destination network's VNI and its gateway's MAC, and is bridged from there on.
+
+use aya_ebpf::{
+    bindings::{BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT},
+    btf_maps::{LpmTrie, lpm_trie::Key},
+    helpers::bpf_skb_store_bytes,
+    macros::btf_map,
+    programs::TcContext,
+};
+use fabric_common::{
+    abi,
+    addr::{Addr, Mac},
+    endpoint::{EndpointValue, FLAG_GATEWAY},
+    prefix::VniPrefix,
+    reason::DropReason,
+    route::RouteValue,
+};
+use fabric_ebpf::checksum;
+use network_types::{
+    eth::EthHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+};
+
+use crate::{
+    arp::overwrite,
+    encap, endpoint,
+    icmp_error::{self, Error},
+    inner::{self, ETH_LEN, IPV4, Ip},
+    network, node,
+    packet::{Frame, header, same_mac, skb, v4, v6},
+    port,
+};
+
+#[btf_map(name = "routes")]
+static ROUTES: LpmTrie<VniPrefix, RouteValue, { abi::ROUTES.entries as usize }> = LpmTrie::new();
+
+/// What [`step`] returns for a packet to an address of a gateway. Beside VNIs, which are below, and the negative numbers of
+/// drop reasons.
+pub const TO_GATEWAY: i64 = 1 << 40;
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// A packet to the gateway's MAC, as far as routing looks at it.
+struct Packet {
+    ip: Ip,
+    dst: Addr,
+    /// Time to live or hop limit.
+    ttl: u8,
+    ether_type: u16,
+}
+
+/// Routes a packet to a router's MAC, whose source was checked: returns the VNI of the network that it is in from now on,
+/// [`TO_GATEWAY`], or the number of a drop reason, negated. A packet that is dropped is left as it was.
+///
+/// Out of line, since most packets are bridged.
+#[inline(never)]
+pub fn step(ctx: &TcContext) -> i64 {
+    match route(ctx) {
+        Ok(next) => next,
+        Err(reason) => -(reason as i64),
+    }
+}
+
+#[inline(always)]
+fn route(ctx: &TcContext) -> Result<i64, DropReason> {
+    let vni = port::get(Frame::ifindex(ctx))?.vni;
+    let packet = packet(ctx, vni)?;
+    let (route, to) = lookup(vni, &packet.dst).ok_or(DropReason::NoRoute)?;
+    if to.is_some_and(|to| to.flags & FLAG_GATEWAY != 0) {
+        return Ok(TO_GATEWAY);
+    }
+    if is_link_local(&packet) {
+        return Err(DropReason::NoRoute);
+    }
+    if packet.ttl <= 1 {
+        return Err(DropReason::TtlExceeded);
+    }
+    // A node's own address is none that a packet is routed to.
+    let to = to.filter(|to| to.flags == 0).ok_or(DropReason::NoRoute)?;
+    encap::check_size(ctx, path_mtu(route, to)?, &packet.ip)?;
+    rewrite(ctx, &packet, to.mac, route.gateway_mac)?;
+    Ok(i64::from(route.vni))
+}
+
+#[inline(always)]
+fn packet(ctx: &TcContext, vni: u32) -> Result<Packet, DropReason> {
+    let eth: &EthHdr = header(ctx, 0, DropReason::NoRoute)?;
+    // A node's MAC does not route.
+    if !same_mac(&eth.dst_addr, &network::get(vni).ok_or(DropReason::NoRoute)?.gateway_mac) {
+        return Err(DropReason::NoRoute);
+    }
+    let ether_type = eth.ether_type;
+    let ip = inner::ip(ctx, 0, ether_type)?;
+    if ether_type == IPV4 {
+        let header: &Ipv4Hdr = header(ctx, ETH_LEN, DropReason::NoRoute)?;
+        Ok(Packet { ip, dst: v4(&header.dst_addr), ttl: header.ttl, ether_type })
+    } else {
+        let header: &Ipv6Hdr = header(ctx, ETH_LEN, DropReason::NoRoute)?;
+        let dst = v6(&header.dst_addr);
+        // The maps' keys hold IPv4 addresses in this form.
+        if dst.is_v4() {
+            return Err(DropReason::Malformed);
+        }
+        Ok(Packet { ip, dst, ttl: header.hop_limit, ether_type })
+    }
+}
+
+/// The route to `dst`, and who has that address, if anybody does.
+#[inline(always)]
+fn lookup(vni: u32, dst: &Addr) -> Option<(&'static RouteValue, Option<&'static EndpointValue>)> {
+    let route = ROUTES.get(&Key::new(VniPrefix::BITS, VniPrefix::new(vni, *dst)))?;
+    Some((route, endpoint::get(route.vni, dst)))
+}
+
+/// Link-local addresses are good for their own link (RFC 4291 section 2.5.6).
+#[inline(always)]
+fn is_link_local(packet: &Packet) -> bool {
+    packet.ip.src.bytes[0] == 0xfe && packet.ip.src.bytes[1] & 0xc0 == 0x80
+}
+
+/// Largest packet that fits the destination's network and the way there.
+#[inline(always)]
+fn path_mtu(route: &RouteValue, to: &EndpointValue) -> Result<u32, DropReason> {
+    let inside = u32::from(route.mtu);
+    if to.ifindex != 0 {
+        return Ok(inside);
+    }
+    let way = u32::from(node::get(to.node)?.mtu);
+    Ok(if way < inside { way } else { inside })
+}
+
+/// The same for the packet in hand, for the answer to one that is too big; 0 if it is not routed.
+#[inline(never)]
+pub fn mtu(ctx: &TcContext) -> u32 {
+    let Ok(port) = port::get(Frame::ifindex(ctx)) else { return 0 };
+    let Ok(packet) = packet(ctx, port.vni) else { return 0 };
+    match lookup(port.vni, &packet.dst) {
+        Some((route, Some(to))) => path_mtu(route, to).unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// What of an IPv4 frame changes, and the bytes between.
+#[repr(C)]
+struct Head {
+    eth: EthHdr,
+    /// Up to the checksum.
+    ip: [u8; 12],
+}
+
+/// One hop less, and the MACs of the next one.
+#[inline(always)]
+fn rewrite(ctx: &TcContext, packet: &Packet, to: Mac, from: Mac) -> Result<(), DropReason> {
+    let eth = EthHdr { dst_addr: to.bytes, src_addr: from.bytes, ether_type: packet.ether_type };
+    let ttl = packet.ttl - 1;
+    if packet.ether_type == IPV4 {
+        let old: &[u8; 12] = header(ctx, ETH_LEN, DropReason::Malformed)?;
+        let mut ip = *old;
+        let check = checksum::replace([ip[10], ip[11]], [ip[8], ip[9]], [ttl, ip[9]]);
+        ip[8] = ttl;
+        [ip[10], ip[11]] = check;
+        return overwrite(ctx, &Head { eth, ip });
+    }
+    overwrite(ctx, &eth)?;
+    // No checksum in the header takes this change back out of what the hardware summed up (CHECKSUM_COMPLETE).
+    let (at, flags) = (ETH_LEN as u32 + 7, u64::from(BPF_F_RECOMPUTE_CSUM));
+    // SAFETY: the helper reads one byte.
+    let failed = unsafe { bpf_skb_store_bytes(skb(ctx), at, (&raw const ttl).cast(), 1, flags) };
+    if failed == 0 { Ok(()) } else { Err(DropReason::Malformed) }
+}
+
+/// Tells the sender of a packet that was dropped for want of a route. Returns the TC code.
+#[inline(never)]
+pub fn unreachable(ctx: &TcContext) -> i32 {
+    match error(ctx) {
+        Some(error) => icmp_error::answer(ctx, error),
+        None => TC_ACT_SHOT,
+    }
+}
+
+#[inline(always)]
+fn error(ctx: &TcContext) -> Option<Error> {
+    let vni = port::get(Frame::ifindex(ctx)).ok()?.vni;
+    let packet = packet(ctx, vni).ok()?;
+    let Some((_, to)) = lookup(vni, &packet.dst) else { return Some(Error::NO_ROUTE) };
+    if to.is_some_and(|to| to.flags & FLAG_GATEWAY != 0) {
+        // The gateway has no ports; of other protocols it says nothing.
+        return if matches!(packet.ip.protocol, TCP | UDP) { Some(Error::NO_PORT) } else { None };
+    }
+    Some(if is_link_local(&packet) { Error::BEYOND_SCOPE } else { Error::NO_HOST })
+}
+
+const _: () = assert!(size_of::<Head>() == ETH_LEN + 12);
