@@ -5,7 +5,7 @@ use std::{fs, process::Command};
 
 use aya::programs::links::PinnedLink;
 use fabric_agent::{
-    dataplane::{Attached, Dataplane, Options, TcMode, UplinkMode, ownership},
+    dataplane::{Attached, Dataplane, Options, Seated, TcMode, UplinkMode, ownership},
     plan::desired::Attachment,
 };
 use fabric_common::abi::{self, program};
@@ -25,10 +25,10 @@ fn one_program_of_ours_is_at_a_hook_through_restarts() {
         assert_eq!(at_hook("v0")?, before, "the program goes on without the agent");
 
         let mut second = world.open()?;
-        assert!(second.attachments()?.is_empty(), "the program is that of the first agent");
+        assert_eq!(second.attachments()?, [(port(ifindex), Seated::Older)].into());
         assert_eq!(second.attach(&port(ifindex))?, Attached::Replaced);
         assert_eq!(at_hook("v0")?, [second.program_id(program::FROM_CONTAINER).ok_or("no id")?]);
-        assert_eq!(second.attachments()?, [port(ifindex)].into());
+        assert_eq!(second.attachments()?, [(port(ifindex), Seated::Current)].into());
         second.detach(&port(ifindex))?;
         second.detach(&port(ifindex))?;
         assert!(at_hook("v0")?.is_empty());
@@ -48,13 +48,13 @@ fn clsact_filters_are_replaced_in_place_and_go() {
         let mut first = Dataplane::open(&options)?;
         assert_eq!(first.attach(&port(ifindex))?, Attached::Created);
         assert_eq!(first.attach(&port(ifindex))?, Attached::Unchanged);
-        assert_eq!(first.attachments()?, [port(ifindex)].into());
+        assert_eq!(first.attachments()?, [(port(ifindex), Seated::Current)].into());
         drop(first);
 
         let mut second = Dataplane::open(&options)?;
-        assert!(second.attachments()?.is_empty(), "the program is that of the first agent");
+        assert_eq!(second.attachments()?, [(port(ifindex), Seated::Older)].into());
         assert_eq!(second.attach(&port(ifindex))?, Attached::Replaced);
-        assert_eq!(second.attachments()?, [port(ifindex)].into());
+        assert_eq!(second.attachments()?, [(port(ifindex), Seated::Current)].into());
         assert_eq!(filters("v0")?.matches("handle 0xfab").count(), 1, "{}", filters("v0")?);
         assert!(at_hook("v0")?.is_empty());
         second.detach(&port(ifindex))?;
@@ -136,7 +136,7 @@ fn xdp_stays_off_on_veth_unless_it_is_forced() {
         let mut forced = Dataplane::open(&Options { uplink_mode: UplinkMode::Xdp, ..world.options() })?;
         assert!(forced.xdp_wanted(ifindex));
         assert_eq!(forced.attach(&xdp)?, Attached::Created);
-        assert_eq!(forced.attachments()?, [xdp].into());
+        assert_eq!(forced.attachments()?, [(xdp, Seated::Current)].into());
         assert_eq!(forced.mode(ifindex).0, "tcx+xdp");
         ip(&["link", "add", "b0", "type", "bridge"])?;
         let bridge = Attachment { ifindex: if_nametoindex("b0")?, ..xdp };
@@ -153,6 +153,7 @@ fn xdp_stays_off_on_veth_unless_it_is_forced() {
         drop(forced);
 
         let mut again = Dataplane::open(&Options { uplink_mode: UplinkMode::Xdp, ..world.options() })?;
+        assert_eq!(again.attachments()?[&xdp], Seated::Older);
         assert_eq!(again.attach(&xdp)?, Attached::Replaced);
         again.detach(&xdp)?;
         assert_eq!(again.mode(ifindex).0, "tcx");

@@ -2,7 +2,7 @@
 //! `tcx`, `clsact` and `xdp`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
@@ -79,6 +79,21 @@ pub enum Attached {
     Replaced,
     /// It was in force already.
     Unchanged,
+}
+
+/// Whose program sits at a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seated {
+    /// This process's: it is in force.
+    Current,
+    /// An earlier agent's: it runs until it is replaced or taken off.
+    Older,
+}
+
+impl Seated {
+    pub(super) fn of(id: u32, current: Option<u32>) -> Self {
+        if current == Some(id) { Self::Current } else { Self::Older }
+    }
 }
 
 /// Links that this process holds open, so that a pin removed by hand takes no program off.
@@ -159,19 +174,21 @@ impl Links {
         Ok(stray)
     }
 
-    pub(super) fn in_force(
+    /// Every place where a program of ours sits, this agent's or an earlier one's.
+    pub(super) fn found(
         &self,
         programs: &BTreeMap<&'static str, u32>,
-    ) -> Result<BTreeSet<Attachment>, DataplaneError> {
-        let mut found = BTreeSet::new();
+    ) -> Result<BTreeMap<Attachment, Seated>, DataplaneError> {
+        let mut found = BTreeMap::new();
         for (attachment, fd) in &self.held {
             let seat = seat(fd)?;
-            if seated(&seat, attachment) && programs.get(attachment.program) == Some(&seat.program) {
-                found.insert(*attachment);
+            if seated(&seat, attachment) {
+                let current = programs.get(attachment.program).copied();
+                found.insert(*attachment, Seated::of(seat.program, current));
             }
         }
         if !self.tcx {
-            found.extend(clsact::in_force(programs)?);
+            found.extend(clsact::found(programs)?);
         }
         Ok(found)
     }

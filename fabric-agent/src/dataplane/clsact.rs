@@ -1,10 +1,7 @@
 //! TC programs by filters at clsact qdiscs, for kernels before 6.6. A filter lives as long as its interface and needs no
 //! pin; it is ours by priority, handle and name together.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    mem,
-};
+use std::{collections::BTreeMap, mem};
 
 use aya::{
     Ebpf,
@@ -17,7 +14,7 @@ use aya::{
 use nix::libc;
 
 use super::{
-    attach::{Attached, Place, find_interface},
+    attach::{Attached, Place, Seated, find_interface},
     error::{DataplaneError, chain},
     netlink::{self, Filter},
     ownership::{TC_HANDLE, TC_PRIORITY, known_program},
@@ -45,15 +42,14 @@ fn all_interfaces() -> Result<Vec<u32>, DataplaneError> {
     netlink::interfaces().map_err(DataplaneError::kernel("list the interfaces"))
 }
 
-pub(super) fn in_force(
+/// Every filter of ours, this agent's or an earlier one's.
+pub(super) fn found(
     programs: &BTreeMap<&'static str, u32>,
-) -> Result<BTreeSet<Attachment>, DataplaneError> {
-    let mut found = BTreeSet::new();
+) -> Result<BTreeMap<Attachment, Seated>, DataplaneError> {
+    let mut found = BTreeMap::new();
     for ifindex in all_interfaces()? {
-        if let Some((program, id)) = ours_at(ifindex)?
-            && programs.get(program) == Some(&id)
-        {
-            found.insert(Attachment { ifindex, program });
+        if let Some((program, id)) = ours_at(ifindex)? {
+            found.insert(Attachment { ifindex, program }, Seated::of(id, programs.get(program).copied()));
         }
     }
     Ok(found)

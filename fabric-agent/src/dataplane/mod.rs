@@ -39,7 +39,7 @@ mod tcx;
 mod xdp;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
@@ -47,7 +47,7 @@ use fabric_api::status::Feature;
 
 use self::{attach::Links, bpffs::Directory, features::KernelFeatures, maps::OpenMaps};
 pub use self::{
-    attach::{Attached, TcMode, UplinkMode},
+    attach::{Attached, Seated, TcMode, UplinkMode},
     cleanup::cleanup,
     counters::Counters,
     describe::Describe,
@@ -140,10 +140,10 @@ impl Dataplane {
         &mut self.tables
     }
 
-    /// Attachments that are in force: the link or filter exists, sits on that very interface and runs the program of
-    /// this process. One that runs the program of an earlier agent is not in force: [`Self::attach`] replaces it.
-    pub fn attachments(&mut self) -> Result<BTreeSet<Attachment>, DataplaneError> {
-        self.links.in_force(&self.programs)
+    /// Every attachment whose link or filter exists and sits on that very interface, and whose program it runs. One of an
+    /// earlier agent is not in force yet: [`Self::attach`] replaces it, [`Self::detach`] takes it off.
+    pub fn attachments(&mut self) -> Result<BTreeMap<Attachment, Seated>, DataplaneError> {
+        self.links.found(&self.programs)
     }
 
     /// Puts a program in force at an interface. An older program of ours is replaced in place, so that no packet

@@ -10,7 +10,7 @@ use fabric_api::status::Feature;
 use futures::future::BoxFuture;
 
 use crate::{
-    dataplane::{Dataplane, DataplaneError},
+    dataplane::{Dataplane, DataplaneError, Seated},
     kernel::{KernelError, Netlink, link::Link, port},
     plan::desired::{Attachment, PortLink, Tables, UplinkFacts, VxlanDevice},
 };
@@ -62,8 +62,8 @@ pub trait Datapath: Send {
     fn upsert(&mut self, rows: &Tables) -> Vec<DataplaneError>;
     /// Removes rows, last table first; the errors, if any.
     fn delete(&mut self, rows: &Tables) -> Vec<DataplaneError>;
-    /// What is in force.
-    fn attachments(&mut self) -> Result<BTreeSet<Attachment>, DataplaneError>;
+    /// Every place where a program of ours sits, and whose.
+    fn attachments(&mut self) -> Result<BTreeMap<Attachment, Seated>, DataplaneError>;
     /// Puts a program in force.
     fn attach(&mut self, attachment: &Attachment) -> Result<(), DataplaneError>;
     /// Takes a program off.
@@ -175,7 +175,7 @@ impl Datapath for Dataplane {
         self.tables().delete(rows)
     }
 
-    fn attachments(&mut self) -> Result<BTreeSet<Attachment>, DataplaneError> {
+    fn attachments(&mut self) -> Result<BTreeMap<Attachment, Seated>, DataplaneError> {
         Self::attachments(self)
     }
 

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     dataplane::{
-        DataplaneError,
+        DataplaneError, Seated,
         ownership::{PORT_ALIAS, VXLAN_ALIAS},
     },
     kernel::{
@@ -32,7 +32,7 @@ use crate::{
 pub(super) struct World {
     pub(super) links: Vec<Link>,
     pub(super) tables: Tables,
-    pub(super) attachments: BTreeSet<Attachment>,
+    pub(super) attachments: BTreeMap<Attachment, Seated>,
     /// What was done, in order.
     pub(super) journal: Vec<String>,
     /// Steps whose names begin like this fail.
@@ -183,7 +183,7 @@ impl Links for Fake {
             return ready(refuse(text));
         }
         world.links.retain(|link| link.index != ifindex);
-        world.attachments.retain(|attachment| attachment.ifindex != ifindex);
+        world.attachments.retain(|attachment, _| attachment.ifindex != ifindex);
         ready(Ok(()))
     }
 }
@@ -226,14 +226,14 @@ impl Datapath for Fake {
         }
     }
 
-    fn attachments(&mut self) -> Result<BTreeSet<Attachment>, DataplaneError> {
+    fn attachments(&mut self) -> Result<BTreeMap<Attachment, Seated>, DataplaneError> {
         Ok(self.world().attachments.clone())
     }
 
     fn attach(&mut self, attachment: &Attachment) -> Result<(), DataplaneError> {
         let mut world = self.world();
         world.step(format!("attach {}", attachment.program)).map_err(DataplaneError::Object)?;
-        world.attachments.insert(*attachment);
+        world.attachments.insert(*attachment, Seated::Current);
         Ok(())
     }
 

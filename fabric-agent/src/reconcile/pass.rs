@@ -16,6 +16,7 @@ use super::{
     rows::{self, RowDeltas},
 };
 use crate::{
+    dataplane::Seated,
     delta::DeltaTracker,
     kernel::{KernelError, link::Link, vxlan},
     model::Cluster,
@@ -41,7 +42,7 @@ pub(super) struct Engine<L, D> {
     settings: PlanSettings,
     pub(super) facts: NodeFacts,
     pub(super) rows: RowDeltas,
-    pub(super) attachments: DeltaTracker<Attachment, ()>,
+    pub(super) attachments: DeltaTracker<Attachment, Seated>,
     /// Ports that were set up completely, as which they were, and their host side's index.
     pub(super) finished: BTreeMap<String, (PortLink, u32)>,
     vxlan_made: bool,
@@ -186,7 +187,7 @@ impl<L: Links, D: Datapath> Engine<L, D> {
     fn attach(&mut self, desired: &Desired, errors: &mut Errors) {
         let drifted: BTreeSet<Attachment> = match self.datapath.attachments() {
             Ok(found) => {
-                let drift = self.attachments.observe(found.into_iter().map(|attachment| (attachment, ())));
+                let drift = self.attachments.observe(found);
                 drift.iter().map(|drift| *drift.key()).collect()
             }
             Err(error) => {
@@ -194,13 +195,14 @@ impl<L: Links, D: Datapath> Engine<L, D> {
                 return;
             }
         };
-        self.attachments.set_desired(desired.attachments.iter().map(|attachment| (*attachment, ())));
+        self.attachments
+            .set_desired(desired.attachments.iter().map(|attachment| (*attachment, Seated::Current)));
         let pending: Vec<Attachment> =
-            self.attachments.pending_upserts().map(|(attachment, ())| *attachment).collect();
+            self.attachments.pending_upserts().map(|(attachment, _)| *attachment).collect();
         for attachment in pending {
             match self.datapath.attach(&attachment) {
                 Ok(()) => {
-                    self.attachments.wrote(attachment, ());
+                    self.attachments.wrote(attachment, Seated::Current);
                     if drifted.contains(&attachment) {
                         let Attachment { ifindex, program } = attachment;
                         self.account.repair(format!("program {program} at interface {ifindex}"));

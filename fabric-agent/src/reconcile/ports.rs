@@ -11,6 +11,7 @@ use super::{
     report,
 };
 use crate::{
+    dataplane::Seated,
     kernel::{KernelError, link::Link},
     model::Cluster,
     plan::desired::{Attachment, Desired, PortLink},
@@ -91,7 +92,7 @@ impl<L: Links, D: Datapath> Engine<L, D> {
         for (name, port) in &desired.ports {
             let Some(link) = marked.get(name.as_str()) else { continue };
             let attachment = Attachment { ifindex: link.index, program: program::FROM_CONTAINER };
-            let attached = self.attachments.actual().contains_key(&attachment);
+            let attached = self.attachments.actual().get(&attachment) == Some(&Seated::Current);
             let rows = &self.rows;
             if !attached || report::rows_pending(cluster, name, Some(link.index), rows, &pending) {
                 continue;

@@ -10,6 +10,7 @@ use super::{
     pass::{Engine, Mode},
 };
 use crate::{
+    dataplane::Seated,
     model::Cluster,
     plan::desired::{Attachment, PlanSettings},
 };
@@ -75,13 +76,25 @@ async fn a_pass_without_news_does_nothing() {
 }
 
 #[tokio::test]
+async fn an_older_program_is_replaced_where_it_is_wanted_and_taken_off_elsewhere() {
+    let fake = Fake::default();
+    engine(&fake).pass(&cluster(&["web"]), SYNCED).await;
+    let wanted = fake.world().attachments.clone();
+    fake.world().attachments.values_mut().for_each(|seated| *seated = Seated::Older);
+    let unwanted = Attachment { ifindex: 2, program: "from_uplink_xdp" };
+    fake.world().attachments.insert(unwanted, Seated::Older);
+    engine(&fake).pass(&cluster(&["web"]), SYNCED).await;
+    assert_eq!(fake.world().attachments, wanted);
+}
+
+#[tokio::test]
 async fn a_port_that_lost_its_program_is_down_until_it_is_back() {
     let fake = Fake::default();
     let mut engine = engine(&fake);
     engine.pass(&cluster(&["web"]), SYNCED).await;
     let up = || fake.world().links.iter().filter(|link| link.endpoint().is_some()).all(|link| link.up);
     assert!(up());
-    fake.world().attachments.retain(|attachment| attachment.program != "from_container");
+    fake.world().attachments.retain(|attachment, _| attachment.program != "from_container");
     fake.world().fail = Some("attach from_container");
     let report = engine.pass(&cluster(&["web"]), SYNCED).await;
     assert!(!up(), "nothing may pass unchecked");
@@ -138,7 +151,7 @@ async fn a_port_that_can_not_be_removed_keeps_its_program() {
     engine.pass(&cluster(&[]), SYNCED).await;
     let world = fake.world();
     assert!(world.links.iter().all(|link| link.endpoint().is_none()));
-    assert!(world.attachments.iter().all(|attachment| attachment.program != "from_container"));
+    assert!(world.attachments.keys().all(|attachment| attachment.program != "from_container"));
 }
 
 #[tokio::test]
@@ -210,7 +223,7 @@ async fn exactly_what_was_taken_is_repaired_and_named() {
     assert_eq!(status.last_repairs, [format!("map row fdb {{vni 100, mac {}}}", cast.endpoints["far"].mac)]);
 
     let uplink = Attachment { ifindex: 2, program: "from_uplink" };
-    assert!(fake.world().attachments.remove(&uplink));
+    assert!(fake.world().attachments.remove(&uplink).is_some());
     fake.world().journal.clear();
     engine.pass(&cast, SYNCED).await;
     assert_eq!(fake.world().journal, ["attach from_uplink"]);
@@ -224,7 +237,7 @@ async fn a_veth_that_was_deleted_comes_back_as_one_repair() {
     let mut engine = engine(&fake);
     engine.pass(&cluster(&["web"]), SYNCED).await;
     fake.world().links.retain(|link| link.endpoint().is_none());
-    fake.world().attachments.retain(|attachment| attachment.program != "from_container");
+    fake.world().attachments.retain(|attachment, _| attachment.program != "from_container");
     let report = engine.pass(&cluster(&["web"]), SYNCED).await;
     assert_eq!(state(&report, "web"), State::Ready);
     assert_eq!(engine.account.status().repairs, 1, "{:?}", engine.account.status().last_repairs);

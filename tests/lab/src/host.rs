@@ -140,6 +140,11 @@ impl Host {
         }
     }
 
+    /// Arguments for the agent beside those that the lab gives, from its next start on.
+    pub fn set_agent_args(&mut self, args: &[&str]) {
+        self.agent_args = args.iter().map(|arg| (*arg).to_owned()).collect();
+    }
+
     /// Its name, which is its node's name: `h1`.
     pub fn name(&self) -> String {
         format!("h{}", self.number)
