@@ -124,6 +124,10 @@ pub struct NetworkSpec {
     /// of them. Their subnets must not overlap with this network's, nor with each other's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow_from: Vec<String>,
+    /// The hosts themselves are in the network: they reach its containers from their own addresses in it, and are reached.
+    /// Networks with it must not have overlapping subnets.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub host_access: bool,
     /// Replicate broadcast and multicast to the members.
     #[serde(default, skip_serializing_if = "is_false")]
     pub multicast: bool,

@@ -35,6 +35,9 @@ pub struct NetworkStatus {
     /// Networks that packets are routed to and from, both ways: those of its `allowFrom`, and those whose `allowFrom` names it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub opened: Vec<String>,
+    /// This node's own interface in the network, where the host has access to it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub host_ifname: String,
     /// Endpoints in the network, local and remote.
     pub endpoints: u32,
     /// How far it is.

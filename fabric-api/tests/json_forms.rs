@@ -69,6 +69,7 @@ fn network() -> Network {
             vni: Some(0),
             mtu: Some(1450),
             allow_from: vec!["red".to_owned()],
+            host_access: true,
             multicast: true,
         },
         status: Some(NetworkStatus {
@@ -77,6 +78,7 @@ fn network() -> Network {
             gateways: vec![ip("fd00::1")],
             node_addresses: vec![ip("192.168.10.3")],
             opened: vec!["red".to_owned()],
+            host_ifname: "fac0".to_owned(),
             endpoints: 2,
             state: State::Degraded,
             reason: "why".to_owned(),

@@ -52,6 +52,9 @@ pub(crate) struct CreateArgs {
     /// A network to let in; until there is connection tracking, packets then pass both ways. May be repeated
     #[arg(long, value_name = "NET")]
     allow_from: Vec<String>,
+    /// Let the hosts themselves into the network: they reach its containers, and are reached
+    #[arg(long)]
+    host_access: bool,
     #[arg(long, hide = true)]
     multicast: bool,
     /// A label; may be repeated
@@ -100,6 +103,9 @@ const COLUMNS: &[Column<Network>] = &[
     }),
     Column::wide("NODE-ADDRESSES", |network| {
         network.status.as_ref().map_or_else(String::new, |status| output::joined(&status.node_addresses))
+    }),
+    Column::wide("HOST-INTERFACE", |network| {
+        network.status.as_ref().map_or_else(String::new, |status| status.host_ifname.clone())
     }),
     Column::wide("OWNER", |network| network.metadata.owner.clone()),
     Column::wide("LABELS", |network| output::labels(&network.metadata)),
@@ -152,6 +158,7 @@ async fn create(client: &Client, args: CreateArgs) -> anyhow::Result<()> {
             vni: args.vni,
             mtu: args.mtu,
             allow_from: args.allow_from,
+            host_access: args.host_access,
             ..NetworkSpec::default()
         },
         status: None,

@@ -22,7 +22,7 @@ shared! {
         pub ifindex: u32,
         /// The node where it lives (`nodes` key).
         pub node: u32,
-        /// Slot in `port_counters` of a local port.
+        /// Slot in `port_counters` of a local port; `u32::MAX` if it is not counted.
         pub slot: u32,
         /// `FLAG_*`.
         pub flags: u32,
@@ -33,6 +33,9 @@ shared! {
 
 /// The MAC of the network's gateway or of a node in it: a frame to it is no bridge's business.
 pub const FLAG_ROUTER: u32 = 1;
+/// The host itself: `ifindex` is its access port, whose other side is in the same namespace, and only packets to the host's
+/// own addresses in the network may go there.
+pub const FLAG_HOST: u32 = 2;
 
 impl FdbKey {
     /// The key of `mac` in network `vni`.

@@ -5,12 +5,15 @@ use crate::{
     shared,
 };
 
+/// The slot of a port that is not counted: the host's own.
+pub const NO_SLOT: u32 = u32::MAX;
+
 shared! {
     /// Value of `ports`, keyed by interface index (`u32`).
     40 bytes: pub struct PortValue {
         /// The network that the port is in, host byte order.
         pub vni: u32,
-        /// Slot in `port_counters`.
+        /// Slot in `port_counters`; [`NO_SLOT`] for the host's access port.
         pub slot: u32,
         /// The only source MAC that the container may use.
         pub mac: Mac,

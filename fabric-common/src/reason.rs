@@ -132,7 +132,7 @@ numbered! {
 numbered! {
     /// What became of a packet that was not dropped.
     pub enum Action {
-        /// Delivered to a container on this node.
+        /// Delivered to a container on this node, or to the host itself.
         Local = 1 "local",
         /// Encapsulated and sent out of an uplink.
         Remote = 2 "remote",
@@ -162,6 +162,8 @@ numbered! {
         IcmpError = 14 "icmp_error",
         /// Routed into another subnet or network. Counted beside the packet's own outcome.
         Routed = 15 "routed",
+        /// Left to the stack: a tunnel packet to the host itself that stands for several segments and has to lose its tunnel marks.
+        HostGso = 16 "host_gso",
     }
 }
 

@@ -61,6 +61,16 @@ pub fn ip(frame: &impl Frame, offset: usize, ether_type: u16) -> Result<Ip, Drop
     }
 }
 
+/// Destination of the IP packet behind the Ethernet header at `offset`, whose header was looked at before.
+#[inline(always)]
+pub fn destination(frame: &impl Frame, offset: usize, ether_type: u16) -> Result<Addr, DropReason> {
+    Ok(if ether_type == IPV4 {
+        v4(&header::<Ipv4Hdr>(frame, offset + ETH_LEN, DropReason::Malformed)?.dst_addr)
+    } else {
+        v6(&header::<Ipv6Hdr>(frame, offset + ETH_LEN, DropReason::Malformed)?.dst_addr)
+    })
+}
+
 /// The ECN field of an IP header, whose second byte holds it in both families: at its end, or in its upper half.
 #[inline(always)]
 pub fn ecn(second: u8, v6: bool) -> u8 {

@@ -80,8 +80,7 @@ pub struct Trace {
     pub segments: u32,
 }
 
-/// No port is known.
-pub const NO_SLOT: u32 = u32::MAX;
+pub use fabric_common::port::NO_SLOT;
 
 impl Trace {
     /// At the start of a walk.

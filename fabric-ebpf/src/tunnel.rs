@@ -2,7 +2,7 @@
 //! uplink's TC and XDP programs and for the `vxlan` device.
 
 use fabric_common::{
-    fdb::FLAG_ROUTER,
+    fdb::{FLAG_HOST, FLAG_ROUTER},
     addr::Addr,
     reason::{Action, DropReason},
 };
@@ -15,7 +15,7 @@ use network_types::{
 };
 
 use crate::{
-    counters, fdb,
+    counters, fdb, host,
     inner::{self, ETH_LEN, IPV4, IPV6, ip},
     nd, node,
     outcome::Trace,
@@ -67,6 +67,8 @@ pub struct Receiver {
     pub ether_type: u16,
     /// Protocol of the inner packet, or the first extension header's type.
     pub protocol: u8,
+    /// The host itself, behind its access port.
+    pub host: bool,
 }
 
 const NOT_OURS: Result<Outer, DropReason> = Ok(Outer::Stack(Action::NotOurs));
@@ -223,12 +225,16 @@ pub fn admit(frame: &impl Frame, trace: &mut Trace, tunnel: &Tunnel, offset: usi
     if entry.ifindex == 0 {
         return Err(DropReason::NotLocal);
     }
+    let to_host = entry.flags & FLAG_HOST != 0;
+    if to_host {
+        host::check(frame, offset, eth.ether_type, vni, entry)?;
+    }
     trace.slot = entry.slot;
     if ecn::matters(tunnel.ecn) {
         let [_, second]: &[u8; 2] = header(frame, offset + ETH_LEN, DropReason::Malformed)?;
         ecn::combine(tunnel.ecn, inner::ecn(*second, eth.ether_type == IPV6)).ok_or(DropReason::Ecn)?;
     }
-    Ok(Receiver { ifindex: entry.ifindex, slot: entry.slot, ether_type: eth.ether_type, protocol: ip.protocol })
+    Ok(Receiver { ifindex: entry.ifindex, slot: entry.slot, ether_type: eth.ether_type, protocol: ip.protocol, host: to_host })
 }
 
 const _: () = assert!(

@@ -110,6 +110,7 @@ impl Stage {
             uplinks: vec![uplink],
             vxlan_ifindex: Some(vxlan),
             xdp: BTreeSet::new(),
+            access: access(&cluster),
         };
         let settings = PlanSettings { vxlan_port: VXLAN_PORT, events_per_second: EVENTS_PER_SECOND };
         let desired = plan(&cluster, &facts, &settings);
@@ -132,6 +133,12 @@ fn uplink(host: &Host) -> UplinkFacts {
 fn ports(cluster: &Cluster, host: &Host) -> BTreeMap<String, u32> {
     let local = cluster.endpoints.values().filter(|endpoint| endpoint.node == host.name);
     local.map(|endpoint| (endpoint.name.clone(), veth(&format!("p-{}", endpoint.name), None))).collect()
+}
+
+/// Access ports: as in life, both sides are in the same namespace.
+fn access(cluster: &Cluster) -> BTreeMap<String, u32> {
+    let networks = cluster.networks.values().filter(|network| network.host_access);
+    networks.map(|network| (network.name.clone(), veth(&format!("h-{}", network.name), None))).collect()
 }
 
 /// A veth pair; returns the index of the named side.
@@ -290,6 +297,11 @@ impl Rig {
     /// The TC program of a container's port.
     pub fn port(&self, container: &Container) -> Place {
         Place { program: program::FROM_CONTAINER, ifindex: self.facts.ports[container.name] }
+    }
+
+    /// The TC program of the host's access port in a network.
+    pub fn access(&self, network: &cast::Network) -> Place {
+        Place { program: program::FROM_CONTAINER, ifindex: self.facts.access[network.name] }
     }
 
     /// The TC program of the uplink.

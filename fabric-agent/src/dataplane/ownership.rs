@@ -28,6 +28,14 @@ pub const TC_HANDLE: u32 = 0xfab;
 pub const PORT_PREFIX: &str = "fab";
 /// Beginning of the alias (`ip link show`, ifalias) of the host side of a veth of ours; the endpoint's name follows.
 pub const PORT_ALIAS: &str = "fabric:endpoint:";
+/// Beginning of the name of the port side of an access port, through which the host is in a network.
+pub const ACCESS_PORT_PREFIX: &str = "fah";
+/// Beginning of the name of the other side, the host's own interface in the network.
+pub const ACCESS_PREFIX: &str = "fac";
+/// Beginning of the alias of the port side of an access port; the network's name follows.
+pub const ACCESS_PORT_ALIAS: &str = "fabric:access-port:";
+/// Beginning of the alias of the other side; the network's name follows.
+pub const ACCESS_ALIAS: &str = "fabric:access:";
 /// Name of the collect-metadata `vxlan` device.
 pub const VXLAN_NAME: &str = "fabric_vxlan";
 /// Alias of the `vxlan` device.

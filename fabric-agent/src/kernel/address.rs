@@ -46,6 +46,22 @@ impl Netlink {
         }
         explain(request.execute().await, || format!("adding the address {net}"))
     }
+
+    /// Removes an address from an interface. One that is gone already is success.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn remove_address(&self, ifindex: u32, net: IpNet) -> Result<(), KernelError> {
+        let mut message =
+            self.handle.address().add(ifindex, net.addr(), net.prefix_len()).message_mut().clone();
+        message.header.flags = AddressHeaderFlags::empty();
+        match explain(self.handle.address().del(message).execute().await, || {
+            format!("removing the address {net}")
+        }) {
+            Err(error) if !error.is_absent() => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
 }
 
 fn from_message(message: &AddressMessage) -> Option<Address> {

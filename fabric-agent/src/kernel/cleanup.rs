@@ -8,7 +8,7 @@ use super::{KernelError, Netlink, explain};
 use crate::dataplane::ownership::{ROUTE_PROTOCOL, VXLAN_ALIAS, VXLAN_NAME};
 
 impl Netlink {
-    /// Deletes the containers' veths, the `vxlan` device and routes with our protocol number, in this namespace. A
+    /// Deletes the containers' veths, the host's access ports, the `vxlan` device and routes with our protocol number, in this namespace. A
     /// container's addresses and routes go with its veth. Returns one sentence for each thing; absent is success.
     ///
     /// # Errors
@@ -17,7 +17,7 @@ impl Netlink {
         let mut done = Vec::new();
         for link in self.links().await? {
             let vxlan = link.vxlan.is_some() && (link.alias == VXLAN_ALIAS || link.name == VXLAN_NAME);
-            if vxlan || link.endpoint().is_some() || link.is_half_made() {
+            if vxlan || link.is_port() || link.is_half_made() {
                 self.delete_link(link.index).await?;
                 done.push(format!("interface {} removed", link.name));
             }

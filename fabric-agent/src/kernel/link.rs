@@ -8,7 +8,9 @@ use netlink_packet_route::link::{
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
 use super::{KernelError, Netlink, explain};
-use crate::dataplane::ownership::{PORT_ALIAS, PORT_PREFIX};
+use crate::dataplane::ownership::{
+    ACCESS_ALIAS, ACCESS_PORT_ALIAS, ACCESS_PORT_PREFIX, ACCESS_PREFIX, PORT_ALIAS, PORT_PREFIX,
+};
 
 /// A link as the kernel shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,9 +76,25 @@ impl Link {
         if self.kind == "veth" { self.alias.strip_prefix(PORT_ALIAS) } else { None }
     }
 
+    /// The network whose access port this is the port side of, by its alias.
+    pub fn access(&self) -> Option<&str> {
+        if self.kind == "veth" { self.alias.strip_prefix(ACCESS_PORT_ALIAS) } else { None }
+    }
+
+    /// Whether this is the host's own interface in a network, by its alias.
+    pub fn is_access_side(&self) -> bool {
+        self.kind == "veth" && self.alias.starts_with(ACCESS_ALIAS)
+    }
+
+    /// Whether programs of ours must look at what comes in here.
+    pub fn is_port(&self) -> bool {
+        self.endpoint().is_some() || self.access().is_some()
+    }
+
     /// Whether this is a veth that an agent began to make and did not live to mark: our name, no alias.
     pub fn is_half_made(&self) -> bool {
-        let hash = self.name.strip_prefix(PORT_PREFIX).unwrap_or_default();
+        let prefixes = [PORT_PREFIX, ACCESS_PORT_PREFIX, ACCESS_PREFIX];
+        let hash = prefixes.iter().find_map(|prefix| self.name.strip_prefix(prefix)).unwrap_or_default();
         self.kind == "veth"
             && self.alias.is_empty()
             && hash.len() == 12
@@ -225,6 +243,9 @@ mod tests {
     fn half_made_ports_are_recognised_by_name_and_kind_only_without_an_alias() {
         let port = Link { name: "fab0123456789ab".into(), kind: "veth".into(), ..Link::default() };
         assert!(port.is_half_made());
+        for name in ["fah0123456789ab", "fac0123456789ab"] {
+            assert!(Link { name: name.into(), ..port.clone() }.is_half_made(), "{name}");
+        }
         assert!(!Link { alias: "mine".into(), ..port.clone() }.is_half_made());
         assert!(!Link { kind: "dummy".into(), ..port.clone() }.is_half_made());
         for name in ["fabric0", "fab0123456789a", "fab0123456789xy", "eth0", "fab0123456789AB"] {
@@ -235,7 +256,11 @@ mod tests {
     #[test]
     fn the_alias_names_the_endpoint() {
         let port = Link { alias: "fabric:endpoint:web".into(), kind: "veth".into(), ..Link::default() };
-        assert_eq!(port.endpoint(), Some("web"));
-        assert_eq!(Link { kind: "dummy".into(), ..port }.endpoint(), None);
+        assert_eq!((port.endpoint(), port.access(), port.is_port()), (Some("web"), None, true));
+        assert_eq!(Link { kind: "dummy".into(), ..port.clone() }.endpoint(), None);
+        let access = Link { alias: "fabric:access-port:blue".into(), ..port.clone() };
+        assert_eq!((access.endpoint(), access.access(), access.is_port()), (None, Some("blue"), true));
+        let host = Link { alias: "fabric:access:blue".into(), ..port };
+        assert_eq!((host.access(), host.is_port(), host.is_access_side()), (None, false, true));
     }
 }

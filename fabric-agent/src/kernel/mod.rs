@@ -3,6 +3,7 @@
 //!
 //! Every netlink request is one transaction of the kernel: it happened or it did not. Deleting the absent is success.
 
+mod access;
 pub mod address;
 mod cleanup;
 pub mod link;

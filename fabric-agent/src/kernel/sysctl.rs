@@ -32,6 +32,21 @@ pub fn container(netns: &Netns, ifname: &str, ipv6: bool) -> Result<(), KernelEr
     })?
 }
 
+/// Settings of the host's own interface in a network, before it is up: as in a container. Forwarding stays the host's
+/// decision.
+///
+/// # Errors
+/// If a setting can't be written.
+pub fn access(ifname: &str, ipv6: bool) -> Result<(), KernelError> {
+    if !ipv6 {
+        return set("ipv6", ifname, "disable_ipv6", "1");
+    }
+    set("ipv6", ifname, "disable_ipv6", "0")?;
+    set("ipv6", ifname, "addr_gen_mode", "0")?;
+    set("ipv6", ifname, "accept_dad", "0")?;
+    set("ipv6", ifname, "accept_ra", "0")
+}
+
 fn set(family: &str, ifname: &str, key: &str, value: &str) -> Result<(), KernelError> {
     let path = format!("/proc/sys/net/{family}/conf/{ifname}/{key}");
     match fs::read_to_string(&path) {

@@ -58,6 +58,7 @@ impl Cluster {
         }
         cluster.admit_networks(networks);
         cluster.admit_openings();
+        cluster.admit_host_access();
         let mut claims = Claims::new(&cluster.networks);
         cluster.admit_nodes(nodes, &mut claims);
         cluster.admit_endpoints(endpoints, &mut claims);
@@ -189,6 +190,28 @@ impl Cluster {
             );
         }
         Ok(())
+    }
+
+    /// The host has one table of routes: of networks whose subnets overlap only one can have the host in it, the first by
+    /// name. The other one stays as a network.
+    fn admit_host_access(&mut self) {
+        let mut taken: Vec<Network> = Vec::new();
+        let mut refused = Vec::new();
+        for network in self.networks.values_mut().filter(|network| network.host_access) {
+            let clash = taken.iter().find_map(|other| Some((network.overlap(other)?, &other.name)));
+            let Some(((own, theirs), holder)) = clash else {
+                taken.push(network.clone());
+                continue;
+            };
+            let text = format!(
+                "subnet {own} overlaps {theirs} of network {holder}, and both have host access: choose another subnet, or leave out hostAccess"
+            );
+            network.host_access = false;
+            refused.push((network.name.clone(), text));
+        }
+        for (name, text) in refused {
+            self.problem("Network", name, text);
+        }
     }
 
     fn admit_nodes(&mut self, nodes: BTreeMap<String, Node>, claims: &mut Claims) {

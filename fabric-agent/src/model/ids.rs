@@ -65,6 +65,16 @@ pub fn host_ifname(endpoint: &str) -> String {
     format!("fab{:012x}", fnv(FNV_BASIS, endpoint.as_bytes()) & 0xffff_ffff_ffff)
 }
 
+/// The name of the port side of a network's access port: `fah` and 12 hexadecimal digits of a hash of the network's name.
+pub fn access_port_ifname(network: &str) -> String {
+    format!("fah{:012x}", fnv(FNV_BASIS, network.as_bytes()) & 0xffff_ffff_ffff)
+}
+
+/// The name of the host's own interface in a network: `fac` and the same digits.
+pub fn access_ifname(network: &str) -> String {
+    format!("fac{:012x}", fnv(FNV_BASIS, network.as_bytes()) & 0xffff_ffff_ffff)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,5 +105,6 @@ mod tests {
     fn interface_names_fit() {
         assert_eq!(host_ifname("web").len(), 15);
         assert_ne!(host_ifname("web"), host_ifname("web2"));
+        assert_eq!((access_ifname("blue").len(), access_port_ifname("blue").len()), (15, 15));
     }
 }

@@ -132,6 +132,7 @@ mod tests {
             subnets: vec![Subnet { net, gateway }],
             mtu: None,
             allow_from: BTreeSet::new(),
+            host_access: false,
         }
     }
 

@@ -41,6 +41,8 @@ pub struct Network {
     pub mtu: Option<u16>,
     /// Names of the networks that it lets in; not its own.
     pub allow_from: BTreeSet<String>,
+    /// Whether the hosts themselves are in it.
+    pub host_access: bool,
 }
 
 impl Network {
@@ -62,7 +64,14 @@ impl Network {
             Vni::new(vni).map_err(|e| ModelError(format!("{e}; choose a smaller one, or leave it out")))?;
         let subnets = check_subnets(&spec.subnets, &spec.gateways)?;
         check_mtu(spec.mtu, subnets.iter().any(|s| s.net.addr().is_ipv6()))?;
-        Ok(Self { name: object.metadata.name.clone(), vni, subnets, mtu: spec.mtu, allow_from })
+        Ok(Self {
+            name: object.metadata.name.clone(),
+            vni,
+            subnets,
+            mtu: spec.mtu,
+            allow_from,
+            host_access: spec.host_access,
+        })
     }
 
     /// The subnet that holds `address`.

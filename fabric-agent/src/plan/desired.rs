@@ -31,6 +31,8 @@ pub struct NodeFacts {
     pub vxlan_ifindex: Option<u32>,
     /// Interface index of the host side of each local endpoint's veth, by endpoint name, once it exists.
     pub ports: BTreeMap<String, u32>,
+    /// Interface index of the port side of each network's access port, by network name, once it exists.
+    pub access: BTreeMap<String, u32>,
     /// For each remote VTEP address: the uplink that the kernel's routes choose, absent if there is no route.
     pub routes: BTreeMap<IpAddr, u32>,
     /// Whether XDP was chosen for an uplink, by interface index.
@@ -148,6 +150,23 @@ pub struct PortLink {
     pub gateways: Vec<IpAddr>,
 }
 
+/// The host's own place in a network: a veth with both sides in the host's namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessLink {
+    /// Network name.
+    pub network: String,
+    /// Port side, where the program sits: name.
+    pub port_ifname: String,
+    /// Access side, the host's interface: name.
+    pub ifname: String,
+    /// Access side: MAC.
+    pub mac: Mac,
+    /// Both sides: MTU, bytes.
+    pub mtu: u16,
+    /// Access side: addresses with their subnets' prefix lengths.
+    pub addresses: Vec<IpNet>,
+}
+
 /// The agent's `vxlan` device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VxlanDevice {
@@ -166,6 +185,8 @@ pub struct Desired {
     pub vxlan: Option<VxlanDevice>,
     /// Local endpoints' veths, by endpoint name.
     pub ports: BTreeMap<String, PortLink>,
+    /// The host's access ports, by network name.
+    pub access: BTreeMap<String, AccessLink>,
     /// Programs at interfaces that exist.
     pub attachments: BTreeSet<Attachment>,
     /// Map content.

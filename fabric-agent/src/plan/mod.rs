@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use crate::model::{Cluster, ProblemKey, ids};
 
+mod access;
 pub mod desired;
 mod endpoints;
 mod links;
@@ -18,6 +19,7 @@ mod sources;
 #[cfg(test)]
 mod tests;
 
+pub use access::access_conflict;
 pub use networks::{check_mtu, network_id, network_mtu, underlay_mtu};
 pub use nodes::{node_ids, toward};
 
@@ -30,6 +32,7 @@ pub fn plan(cluster: &Cluster, facts: &NodeFacts, settings: &PlanSettings) -> De
     nodes::compile(&mut context, settings, &mut desired);
     networks::compile(&mut context, &mut desired);
     endpoints::compile(&mut context, &mut desired);
+    access::compile(&mut context, &mut desired);
     sources::compile(&mut context, &mut desired);
     routes::compile(&context, &mut desired);
     links::compile(&mut context, settings, &mut desired);

@@ -7,10 +7,12 @@ use fabric_common::{
     endpoint::{self, EndpointKey, EndpointValue},
     fdb::{self, FdbKey, FdbValue},
     network::{MemberKey, MemberValue, NetworkValue},
+    port::NO_SLOT,
 };
 
 use super::{
     Context,
+    access::{self, access_conflict},
     desired::{Desired, NodeFacts},
     nodes::{carries, toward},
 };
@@ -80,13 +82,10 @@ pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
         desired.tables.networks.insert(network.vni.get(), value);
         let rows = Rows { context, network };
         for subnet in &network.subnets {
-            rows.add(desired, subnet.gateway, gateway_mac, endpoint::FLAG_GATEWAY, context.local);
+            rows.add(desired, subnet.gateway, gateway_mac, endpoint::FLAG_GATEWAY, (context.local, 0));
         }
         rows.router(desired, gateway_mac, context.local);
-        for address in addresses {
-            rows.add(desired, address, node_mac, endpoint::FLAG_NODE, context.local);
-            rows.router(desired, node_mac, context.local);
-        }
+        rows.local_node(desired, addresses, node_mac);
         rows.remote_nodes(desired, &homes);
     }
 }
@@ -117,10 +116,37 @@ struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// The row of an address that is not an endpoint's.
-    fn add(&self, desired: &mut Desired, address: IpAddr, mac: Mac, flags: u16, node: u32) {
+    /// This node's own addresses: behind its access port where it has one.
+    fn local_node(&self, desired: &mut Desired, addresses: Vec<IpAddr>, mac: Mac) {
+        let node = self.context.local;
+        let access = self.access_port();
+        if addresses.is_empty() {
+            return;
+        }
+        let link_local = access.and_then(|_| access::link_local(self.network, mac));
+        for address in addresses.into_iter().chain(link_local) {
+            self.add(desired, address, mac, endpoint::FLAG_NODE, (node, access.unwrap_or(0)));
+        }
+        match access {
+            Some(ifindex) => {
+                let value = FdbValue { ifindex, node, slot: NO_SLOT, flags: fdb::FLAG_HOST, generation: 0 };
+                desired.tables.fdb.insert(FdbKey::new(self.network.vni.get(), mac), value);
+            }
+            None => self.router(desired, mac, node),
+        }
+    }
+
+    fn access_port(&self) -> Option<u32> {
+        let context = self.context;
+        let index = *context.facts.access.get(&self.network.name).filter(|_| self.network.host_access)?;
+        access_conflict(self.network, context.cluster, context.facts).is_none().then_some(index)
+    }
+
+    /// The row of an address that is not an endpoint's. `place`: its node, and its port there if it is local.
+    fn add(&self, desired: &mut Desired, address: IpAddr, mac: Mac, flags: u16, place: (u32, u32)) {
         let key = EndpointKey { vni: self.network.vni.get(), addr: Addr::from(address) };
-        let value = EndpointValue { mac, flags, ifindex: 0, node, identity: 0, slot: 0, generation: 0 };
+        let (node, ifindex) = place;
+        let value = EndpointValue { mac, flags, ifindex, node, identity: 0, slot: 0, generation: 0 };
         desired.tables.endpoints.insert(key, value);
     }
 
@@ -141,9 +167,20 @@ impl Rows<'_> {
                 desired.tables.members.insert(MemberKey { vni, node: number }, MemberValue { flags: 0 });
             }
             let addresses = part.map(|p| p.addresses.as_slice()).unwrap_or_default();
-            for address in addresses {
-                self.add(desired, *address, ids::node_mac(&node.name), endpoint::FLAG_NODE, number);
-                self.router(desired, ids::node_mac(&node.name), number);
+            if addresses.is_empty() {
+                continue;
+            }
+            let mac = ids::node_mac(&node.name);
+            let link_local = access::link_local(self.network, mac).filter(|_| !node.foreign);
+            for address in addresses.iter().copied().chain(link_local) {
+                self.add(desired, address, mac, endpoint::FLAG_NODE, (number, 0));
+            }
+            // A host that has access is reached like an endpoint there; that node says which packets it takes.
+            if self.network.host_access {
+                let value = FdbValue { ifindex: 0, node: number, slot: 0, flags: 0, generation: 0 };
+                desired.tables.fdb.insert(FdbKey::new(vni, mac), value);
+            } else {
+                self.router(desired, mac, number);
             }
         }
     }

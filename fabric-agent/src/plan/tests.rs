@@ -76,6 +76,7 @@ fn facts(ports: &[(&str, u32)]) -> NodeFacts {
         ports: ports.iter().map(|(name, index)| ((*name).to_owned(), *index)).collect(),
         routes: BTreeMap::from([(ip("192.0.2.2"), 2), (ip("192.0.2.3"), 2)]),
         xdp: BTreeSet::new(),
+        access: BTreeMap::new(),
     }
 }
 

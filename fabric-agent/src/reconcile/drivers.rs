@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use crate::{
     dataplane::{Dataplane, DataplaneError, Seated},
     kernel::{KernelError, Netlink, link::Link, port},
-    plan::desired::{Attachment, PortLink, Tables, UplinkFacts, VxlanDevice},
+    plan::desired::{AccessLink, Attachment, PortLink, Tables, UplinkFacts, VxlanDevice},
 };
 
 /// What there is of links.
@@ -48,6 +48,15 @@ pub trait Links: Send {
         port: &'a PortLink,
         host: u32,
     ) -> BoxFuture<'a, Result<(), KernelError>>;
+    /// Makes the veth of a network's access port, both sides down.
+    fn create_access<'a>(&'a mut self, access: &'a AccessLink) -> BoxFuture<'a, Result<u32, KernelError>>;
+    /// Makes both sides of an access port be as wanted and up. Says whether something had to be changed.
+    fn access_up<'a>(
+        &'a mut self,
+        access: &'a AccessLink,
+        port: &'a Link,
+        host: &'a Link,
+    ) -> BoxFuture<'a, Result<bool, KernelError>>;
     /// Deletes a link.
     fn delete(&mut self, ifindex: u32) -> BoxFuture<'_, Result<(), KernelError>>;
 }
@@ -151,6 +160,19 @@ impl Links for KernelLinks {
         host: u32,
     ) -> BoxFuture<'a, Result<(), KernelError>> {
         Box::pin(port::container_side_up(port, host))
+    }
+
+    fn create_access<'a>(&'a mut self, access: &'a AccessLink) -> BoxFuture<'a, Result<u32, KernelError>> {
+        Box::pin(self.netlink.create_access(access))
+    }
+
+    fn access_up<'a>(
+        &'a mut self,
+        access: &'a AccessLink,
+        port: &'a Link,
+        host: &'a Link,
+    ) -> BoxFuture<'a, Result<bool, KernelError>> {
+        Box::pin(self.netlink.access_up(access, port, host))
     }
 
     fn delete(&mut self, ifindex: u32) -> BoxFuture<'_, Result<(), KernelError>> {

@@ -11,6 +11,8 @@ pub(super) struct Errors {
     pub(super) node: Vec<String>,
     /// By endpoint.
     pub(super) endpoints: BTreeMap<String, String>,
+    /// By network: its access port.
+    networks: BTreeMap<String, String>,
     /// Rows could not be written: why.
     pub(super) rows: Vec<String>,
     /// Programs could not be attached: why, by interface.
@@ -26,6 +28,16 @@ impl Errors {
         self.endpoints.entry(name.to_owned()).or_insert_with(|| error.to_string());
     }
 
+    pub(super) fn network(&mut self, name: &str, error: &KernelError) {
+        self.mendable = true;
+        self.networks.entry(name.to_owned()).or_insert_with(|| error.to_string());
+    }
+
+    /// What is wrong with a network's access port.
+    pub(super) fn of_network(&self, name: &str) -> Option<&String> {
+        self.networks.get(name)
+    }
+
     /// Whether the kernel is as wanted, as far as it can be.
     pub(super) fn equal(&self) -> bool {
         self.node.is_empty() && self.rows.is_empty() && self.interfaces.is_empty() && !self.mendable
@@ -34,11 +46,13 @@ impl Errors {
     /// All of them as sentences.
     pub(super) fn sentences(&self) -> Vec<String> {
         let endpoints = self.endpoints.iter().map(|(name, why)| format!("endpoint {name}: {why}"));
+        let networks = self.networks.iter().map(|(name, why)| format!("network {name}: {why}"));
         self.node
             .iter()
             .cloned()
             .chain(self.rows.iter().cloned())
             .chain(self.interfaces.values().cloned())
+            .chain(networks)
             .chain(endpoints)
             .collect()
     }

@@ -18,13 +18,13 @@ use super::{
 use crate::{
     dataplane::{
         DataplaneError, Seated,
-        ownership::{PORT_ALIAS, VXLAN_ALIAS},
+        ownership::{ACCESS_ALIAS, ACCESS_PORT_ALIAS, PORT_ALIAS, VXLAN_ALIAS},
     },
     kernel::{
         KernelError,
         link::{Link, VxlanInfo},
     },
-    plan::desired::{Attachment, PortLink, Tables, UplinkFacts, VxlanDevice},
+    plan::desired::{AccessLink, Attachment, PortLink, Tables, UplinkFacts, VxlanDevice},
 };
 
 /// The state of the fake kernel. It outlives engines, as the real one outlives agents.
@@ -176,13 +176,48 @@ impl Links for Fake {
         ready(Ok(()))
     }
 
+    fn create_access<'a>(&'a mut self, access: &'a AccessLink) -> BoxFuture<'a, Result<u32, KernelError>> {
+        let mut world = self.world();
+        if let Err(text) = world.step(format!("create access {}", access.network)) {
+            return ready(refuse(text));
+        }
+        let side = |name: &str, alias: &str| Link {
+            name: name.to_owned(),
+            alias: format!("{alias}{}", access.network),
+            kind: "veth".to_owned(),
+            mtu: access.mtu.into(),
+            ..Link::default()
+        };
+        let port = world.add(side(&access.port_ifname, ACCESS_PORT_ALIAS));
+        let host = world.add(Link { mac: access.mac, peer: port, ..side(&access.ifname, ACCESS_ALIAS) });
+        world.links.iter_mut().filter(|link| link.index == port).for_each(|link| link.peer = host);
+        ready(Ok(port))
+    }
+
+    fn access_up<'a>(
+        &'a mut self,
+        access: &'a AccessLink,
+        port: &'a Link,
+        host: &'a Link,
+    ) -> BoxFuture<'a, Result<bool, KernelError>> {
+        let mut world = self.world();
+        let changed = !port.up || !host.up;
+        if changed && let Err(text) = world.step(format!("access up {}", access.network)) {
+            return ready(refuse(text));
+        }
+        let sides = [port.index, host.index];
+        world.links.iter_mut().filter(|link| sides.contains(&link.index)).for_each(|link| link.up = true);
+        ready(Ok(changed))
+    }
+
     fn delete(&mut self, ifindex: u32) -> BoxFuture<'_, Result<(), KernelError>> {
         let mut world = self.world();
         let name = world.links.iter().find(|link| link.index == ifindex).map(|link| link.alias.clone());
         if let Err(text) = world.step(format!("delete {}", name.unwrap_or_default())) {
             return ready(refuse(text));
         }
-        world.links.retain(|link| link.index != ifindex);
+        let peer = world.links.iter().find(|link| link.index == ifindex).map_or(0, |link| link.peer);
+        world.links.retain(|link| link.index != ifindex && (peer == 0 || link.index != peer));
         world.attachments.retain(|attachment, _| attachment.ifindex != ifindex);
         ready(Ok(()))
     }

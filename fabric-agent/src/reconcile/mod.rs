@@ -8,6 +8,7 @@
 //! that an agent that starts takes nothing down that its predecessor left running. What fails stays wanted and is
 //! tried again, a little later each time.
 
+mod access;
 mod account;
 mod drivers;
 mod errors;

@@ -9,10 +9,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    access::Accessible,
     account::Account,
     drivers::{Datapath, Links, Observed},
     errors::Errors,
-    report::{self, Report},
+    report::{self, Finished, Report},
     rows::{self, RowDeltas},
 };
 use crate::{
@@ -45,6 +46,8 @@ pub(super) struct Engine<L, D> {
     pub(super) attachments: DeltaTracker<Attachment, Seated>,
     /// Ports that were set up completely, as which they were, and their host side's index.
     pub(super) finished: BTreeMap<String, (PortLink, u32)>,
+    /// Access ports that were set up completely, as which they were.
+    pub(super) accessible: Accessible,
     vxlan_made: bool,
     retired: bool,
     /// Whether the last pass left the kernel as wanted, as far as it can be.
@@ -62,6 +65,7 @@ impl<L: Links, D: Datapath> Engine<L, D> {
             rows: RowDeltas::default(),
             attachments: DeltaTracker::new(),
             finished: BTreeMap::new(),
+            accessible: Accessible::new(),
             vxlan_made: false,
             retired: false,
             equal: false,
@@ -80,8 +84,11 @@ impl<L: Links, D: Datapath> Engine<L, D> {
                 plan::plan(cluster, &self.facts, &self.settings)
             }
         };
-        let finished: BTreeSet<&str> = self.finished.keys().map(String::as_str).collect();
-        let report = report::make(cluster, &desired, &self.facts, &self.rows, &finished, &errors);
+        let done = Finished {
+            endpoints: self.finished.keys().map(String::as_str).collect(),
+            access: self.accessible.keys().map(String::as_str).collect(),
+        };
+        let report = report::make(cluster, &desired, &self.facts, &self.rows, &done, &errors);
         self.equal = errors.equal();
         self.account.pass(errors.sentences());
         report
@@ -102,7 +109,8 @@ impl<L: Links, D: Datapath> Engine<L, D> {
         let mut links = observed.links;
         let created_vxlan = self.ensure_vxlan(&desired, &links, errors).await;
         let created_ports = self.create_ports(&desired, &links, errors).await;
-        if created_vxlan || created_ports {
+        let created_access = self.create_access(&desired, &links, errors).await;
+        if created_vxlan || created_ports || created_access {
             let observed = self.links.observe().await?;
             self.look(cluster, &observed, errors).await;
             desired = plan::plan(cluster, &self.facts, &self.settings);
@@ -112,6 +120,7 @@ impl<L: Links, D: Datapath> Engine<L, D> {
         self.shut_unguarded(&links, errors).await;
         self.write_rows(&desired, mode.full, errors);
         self.set_up(cluster, &desired, &links, errors).await;
+        self.set_up_access(cluster, &desired, &links, mode.full, errors).await;
         if mode.in_sync {
             self.delete(&desired, &links, errors).await;
             self.retire(errors);
@@ -143,6 +152,8 @@ impl<L: Links, D: Datapath> Engine<L, D> {
             .iter()
             .filter_map(|link| Some((link.endpoint()?.to_owned(), link.index)))
             .collect();
+        self.facts.access =
+            observed.links.iter().filter_map(|link| Some((link.access()?.to_owned(), link.index))).collect();
         match self.links.routes(cluster.remote_vteps(&self.facts.node)).await {
             Ok(routes) => self.facts.routes = routes,
             Err(error) => errors.node.push(error.to_string()),
@@ -265,8 +276,9 @@ impl<L: Links, D: Datapath> Engine<L, D> {
     ) -> BTreeSet<u32> {
         let mut kept = BTreeSet::new();
         for link in links {
-            let stale =
-                link.endpoint().is_some_and(|name| !desired.ports.contains_key(name)) || link.is_half_made();
+            let stale = link.endpoint().is_some_and(|name| !desired.ports.contains_key(name))
+                || link.access().is_some_and(|name| !desired.access.contains_key(name))
+                || link.is_half_made();
             if !stale {
                 continue;
             }

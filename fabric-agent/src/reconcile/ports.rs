@@ -68,7 +68,7 @@ impl<L: Links, D: Datapath> Engine<L, D> {
     /// Sets ports down whose program can't be put in force: without it the host's own stack would hear the container, and
     /// nothing would check what it sends. They are set up again once it is.
     pub(super) async fn shut_unguarded(&mut self, links: &[Link], errors: &mut Errors) {
-        for link in links.iter().filter(|link| link.endpoint().is_some() && link.up) {
+        for link in links.iter().filter(|link| link.is_port() && link.up) {
             if !errors.interfaces.contains_key(&link.index) {
                 continue;
             }

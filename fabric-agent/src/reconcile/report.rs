@@ -20,13 +20,21 @@ use crate::{
 /// State and reason by kind and name.
 pub(super) type Report = BTreeMap<(&'static str, String), (State, String)>;
 
+/// What was set up completely.
+pub(super) struct Finished<'a> {
+    /// Endpoints whose ports are.
+    pub(super) endpoints: BTreeSet<&'a str>,
+    /// Networks whose access ports are.
+    pub(super) access: BTreeSet<&'a str>,
+}
+
 /// Makes the report of a pass.
 pub(super) fn make(
     cluster: &Cluster,
     desired: &Desired,
     facts: &NodeFacts,
     rows: &RowDeltas,
-    finished: &BTreeSet<&str>,
+    finished: &Finished<'_>,
     errors: &Errors,
 ) -> Report {
     let mut report = Report::new();
@@ -36,10 +44,13 @@ pub(super) fn make(
         || errors.node.first().cloned().or_else(|| if unwritten.node { why_rows() } else { None });
     for network in cluster.networks.values() {
         let pending = unwritten.network(network.vni.get());
-        report.insert(
-            ("Network", network.name.clone()),
-            state(if pending { why_rows() } else { None }, !pending),
-        );
+        let access = desired.access.get(&network.name);
+        let port = facts.access.get(&network.name);
+        let mut error = access.and(errors.of_network(&network.name)).cloned();
+        error = error.or_else(|| errors.interfaces.get(port?).cloned());
+        error = error.or_else(|| if pending { why_rows() } else { None });
+        let accessible = access.is_none() || finished.access.contains(network.name.as_str());
+        report.insert(("Network", network.name.clone()), state(error, !pending && accessible));
     }
     let ids = plan::node_ids(cluster, &facts.node);
     for node in cluster.nodes.values() {
@@ -50,7 +61,7 @@ pub(super) fn make(
     }
     for endpoint in cluster.endpoints.values() {
         let entry = if endpoint.node == facts.node {
-            local(cluster, endpoint, facts, (rows, &unwritten), finished, errors)
+            local(cluster, endpoint, facts, (rows, &unwritten), &finished.endpoints, errors)
         } else {
             let pending = rows_pending(cluster, &endpoint.name, None, rows, &unwritten);
             state(if pending { why_rows() } else { None }, !pending)

@@ -225,6 +225,11 @@ impl RowDeltas {
         self.nodes.is_pending(&id) || vteps.into_iter().any(|vtep| self.vteps.is_pending(&vtep))
     }
 
+    /// Whether the row of a port is not written.
+    pub(super) fn port_pending(&self, ifindex: u32) -> bool {
+        self.ports.is_pending(&ifindex)
+    }
+
     /// Whether a row of an endpoint is not written; `ifindex` is that of its port, if it is local.
     pub(super) fn endpoint_pending(&self, keys: &[EndpointKey], fdb: FdbKey, ifindex: Option<u32>) -> bool {
         self.fdb.is_pending(&fdb)

@@ -304,3 +304,56 @@ async fn a_container_out_of_reach_that_must_change_is_reported() {
     assert_eq!(state(&report, "web"), State::Degraded, "{report:?}");
     assert!(fake.world().journal.iter().all(|step| !step.starts_with("delete")));
 }
+
+/// The cluster with host access.
+fn with_host() -> Cluster {
+    let mut cluster = cluster(&["web"]);
+    cluster.networks.values_mut().for_each(|network| network.host_access = true);
+    cluster
+}
+
+#[tokio::test]
+async fn an_access_port_comes_in_order_stays_and_goes() {
+    let fake = Fake::default();
+    let mut first = engine(&fake);
+    let report = first.pass(&with_host(), SYNCED).await;
+    let network = || ("Network", "blue".to_owned());
+    assert_eq!(report[&network()].0, State::Ready);
+    let journal = fake.world().journal.clone();
+    let at = |what: &str| journal.iter().position(|step| step.starts_with(what)).expect(what);
+    assert!(at("create access blue") < at("attach from_container"));
+    assert!(at("rows +") < at("access up blue"));
+    let tables = fake.world().tables.clone();
+    let host = tables.fdb.values().filter(|row| row.flags == fabric_common::fdb::FLAG_HOST).count();
+    assert_eq!((host, tables.ports.len()), (1, 2));
+    fake.world().journal.clear();
+    engine(&fake).pass(&with_host(), SYNCED).await;
+    assert!(!fake.world().journal.iter().any(|step| step.contains("access") || step.starts_with("delete")));
+
+    fake.world().fail = Some("access up");
+    fake.world().links.iter_mut().filter(|link| link.is_access_side()).for_each(|link| link.up = false);
+    let report = first.pass(&with_host(), SYNCED).await;
+    assert_eq!(report[&network()].0, State::Degraded);
+    fake.world().fail = None;
+    assert_eq!(first.pass(&with_host(), SYNCED).await[&network()].0, State::Ready);
+    assert_eq!(first.account.status().repairs, 1);
+
+    first.pass(&cluster(&["web"]), SYNCED).await;
+    let left =
+        fake.world().links.iter().filter(|link| link.access().is_some() || link.is_access_side()).count();
+    assert_eq!((left, fake.world().tables.ports.len()), (0, 1));
+}
+
+#[tokio::test]
+async fn an_agent_that_dies_anywhere_leaves_an_access_port_that_the_next_one_completes() {
+    for lives in 0..30 {
+        let fake = Fake::default();
+        fake.world().lives = Some(lives);
+        engine(&fake).pass(&with_host(), SYNCED).await;
+        fake.world().lives = None;
+        let report = engine(&fake).pass(&with_host(), SYNCED).await;
+        assert_eq!(report[&("Network", "blue".to_owned())].0, State::Ready, "after {lives} steps");
+        let sides = fake.world().links.iter().filter(|link| link.access().is_some()).count();
+        assert_eq!(sides, 1, "after {lives} steps");
+    }
+}

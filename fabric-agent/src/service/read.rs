@@ -152,9 +152,16 @@ impl View<'_> {
             status.mtu = plan::network_mtu(checked, self.limit);
             status.gateways = checked.subnets.iter().map(|s| s.gateway).collect();
             status.opened = self.cluster.opened(checked).map(|n| n.name.clone()).collect();
+            status.host_ifname = self.host_ifname(checked);
             status.node_addresses = self.cluster.node_addresses(checked, self.local, true);
         }
         Network { status: Some(status), ..network.clone() }
+    }
+
+    /// The host's own interface in a network; empty if there is none.
+    fn host_ifname(&self, network: &crate::model::Network) -> String {
+        let there = network.host_access && self.facts.access.contains_key(&network.name);
+        if there { ids::access_ifname(&network.name) } else { String::new() }
     }
 
     fn endpoints(&self) -> Vec<Endpoint> {

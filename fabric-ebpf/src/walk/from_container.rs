@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use fabric_common::{
     addr::{Addr, Mac},
-    fdb::{FLAG_ROUTER, FdbValue},
+    fdb::{FLAG_HOST, FLAG_ROUTER, FdbValue},
     port::PortValue,
     reason::{Action, DropReason},
     settings::Settings,
@@ -17,7 +17,7 @@ use fabric_common::{
 use network_types::eth::EthHdr;
 
 use crate::{
-    arp, counters, echo, encap, endpoint, fdb,
+    arp, counters, echo, encap, endpoint, fdb, host,
     inner::{self, ARP, IPV4, IPV6, Ip},
     nd, node,
     outcome::{Outcome, Trace, Verdict, pack, unpack},
@@ -37,6 +37,7 @@ pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
         ARP_NEXT => arp::handle(ctx),
         ND_NEXT => nd::handle(ctx),
         GATEWAY_NEXT => gateway(ctx, trace),
+        HOST_NEXT => host::handle(ctx, trace),
         packed => unpack(packed),
     }
 }
@@ -77,12 +78,15 @@ enum Step {
     Nd,
     /// To a router's MAC, by a source that was checked.
     Gateway,
+    /// To this host's own MAC, by a source that was checked.
+    Host,
 }
 
 // Beside what `pack` gives.
 const ARP_NEXT: i64 = 1 << 40;
 const ND_NEXT: i64 = 2 << 40;
 const GATEWAY_NEXT: i64 = 3 << 40;
+const HOST_NEXT: i64 = 4 << 40;
 
 /// Out of line: a chain of calls has 512 bytes of stack together, and this way the stages have given theirs back when rare
 /// work begins: answers, the report of a drop.
@@ -93,6 +97,7 @@ fn walk_packed(ctx: &TcContext, trace: &mut Trace) -> i64 {
         Ok(Step::Arp) => ARP_NEXT,
         Ok(Step::Nd) => ND_NEXT,
         Ok(Step::Gateway) => GATEWAY_NEXT,
+        Ok(Step::Host) => HOST_NEXT,
         Err(reason) => pack(Err(reason)),
     }
 }
@@ -133,6 +138,9 @@ fn stages(ctx: &TcContext, trace: &mut Trace) -> Result<Step, DropReason> {
     let entry = fdb::get(port.vni, dst).ok_or(DropReason::UnknownDestination)?;
     if entry.flags & FLAG_ROUTER != 0 {
         return Ok(Step::Gateway);
+    }
+    if entry.flags & FLAG_HOST != 0 {
+        return Ok(Step::Host);
     }
     Ok(Step::Done(forward(ctx, trace, settings, port.vni, entry, &ip)?))
 }

@@ -7,7 +7,7 @@ use aya_ebpf::{helpers::bpf_redirect_peer, programs::TcContext};
 use fabric_common::reason::Action;
 
 use crate::{
-    decap,
+    decap, host,
     inner::{IPV4, IPV6},
     outcome::{Outcome, Trace, Verdict, pack, unpack},
     packet::{self, Frame, skb},
@@ -67,9 +67,16 @@ fn arrive(ctx: &TcContext, trace: &mut Trace, tunnel: &Tunnel, inner: usize, ove
     if ctx.gso_size() != 0 && receiver.protocol != TCP {
         return Ok(Verdict::pass(Action::UdpGso));
     }
+    // The way into the access port leads through a device's transmit path, which looks at the marks of any packet.
+    if receiver.host && ctx.gso_size() != 0 {
+        return Ok(Verdict::pass(Action::HostGso));
+    }
     decap::outer(ctx, inner, over_v6)?;
     decap::ecn(ctx, tunnel.ecn)?;
     port::count_ingress(receiver.slot, trace.segments, trace.length - inner as u32);
+    if receiver.host {
+        return Ok(host::deliver(receiver.ifindex));
+    }
     // SAFETY: a plain helper call; the port is a veth whose peer is in another namespace.
     Ok(Verdict::redirect(Action::Local, unsafe { bpf_redirect_peer(receiver.ifindex, 0) }))
 }

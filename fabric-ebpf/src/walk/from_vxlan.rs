@@ -12,6 +12,7 @@ use fabric_common::{
 };
 
 use crate::{
+    host,
     outcome::{Outcome, Trace, Verdict},
     packet::{self, skb},
     port, settings,
@@ -36,6 +37,9 @@ pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
     packet::linear(ctx, LINEAR);
     let receiver = tunnel::admit(ctx, trace, &tunnel, 0)?;
     port::count_ingress(receiver.slot, trace.segments, trace.length);
+    if receiver.host {
+        return Ok(host::deliver(receiver.ifindex));
+    }
     // SAFETY: plain helper calls; the port is a veth whose peer is in another namespace. The device took the inner
     // destination for somebody else's, and before Linux 6.15 `bpf_redirect_peer` leaves that mark, for which the
     // container's stack would drop the packet. Nothing to do if it was right already.

@@ -168,3 +168,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn of_overlapping_networks_one_has_the_host_in_it() {
+    let with_host = |name: &str, vni, subnets: &str| {
+        object(&format!(
+            r#"{{"kind":"Network","metadata":{{"name":"{name}"}},"spec":{{"vni":{vni},"subnets":[{subnets}],"hostAccess":true}}}}"#
+        ))
+    };
+    let cluster = Cluster::from_objects(&[
+        with_host("c", 3, r#""fd00::/64","10.0.0.128/25""#),
+        with_host("a", 1, r#""10.0.0.0/24""#),
+        network("b", 2, r#""10.0.0.0/24""#),
+        with_host("d", 4, r#""10.0.1.0/24""#),
+    ]);
+    let hosts: Vec<_> = cluster.networks.values().map(|n| n.host_access).collect();
+    assert_eq!(hosts, [true, false, false, true], "all stay as networks");
+    assert_eq!(cluster.problems.len(), 1);
+    assert_eq!(
+        problem(&cluster, "Network", "c"),
+        "subnet 10.0.0.128/25 overlaps 10.0.0.0/24 of network a, and both have host access: choose another subnet, or leave out hostAccess"
+    );
+}

@@ -36,6 +36,11 @@ impl Draft {
             )));
         }
         plan::check_mtu(&checked, limit).map_err(ServiceError::invalid)?;
+        if checked.host_access
+            && let Some(text) = plan::access_conflict(&checked, &self.before, &self.facts)
+        {
+            return Err(ServiceError::invalid(text));
+        }
         if old.is_some_and(|o| o.spec.vni != new.spec.vni) {
             self.network_is_unused(&name)?;
         }
