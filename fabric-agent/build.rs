@@ -1,4 +1,5 @@
-//! Builds the eBPF object with the pinned compiler and puts it into `OUT_DIR/fabric`, from where the agent embeds it.
+//! Builds the eBPF object with the pinned compiler and puts it into `OUT_DIR/fabric`, from where the agent embeds it; and once
+//! more with marks for `fabric trace`, into `OUT_DIR/fabric-trace`.
 //!
 //! Always release: unoptimised objects do not pass the verifier. The flags live in `ebpf-flags.txt`, so that `cargo
 //! xtask` lints with the same ones.
@@ -39,9 +40,23 @@ fn main() {
     flags.push(format!("--cfg=bpf_target_arch=\"{arch}\""));
     flags.push(format!("-Clinker={}", linker.display()));
 
+    for (features, name) in [(None, "fabric"), (Some("trace"), "fabric-trace")] {
+        let mut cargo = build(&workspace, &target_dir, &flags.join("\x1f"));
+        cargo.args(features.map(|features| format!("--features={features}")));
+        let status = cargo.status().expect("cargo can be started");
+        assert!(
+            status.success(),
+            "building the eBPF object failed; `cargo xtask setup` prepares what it needs"
+        );
+        fs::copy(target_dir.join(TARGET).join("release/fabric"), out_dir.join(name))
+            .expect("the object can be copied");
+    }
+}
+
+fn build(workspace: &Path, target_dir: &Path, flags: &str) -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").expect("cargo sets CARGO"));
     cargo
-        .current_dir(&workspace)
+        .current_dir(workspace)
         .args([
             "build",
             "--package",
@@ -53,17 +68,14 @@ fn main() {
             "-Zbuild-std=core",
         ])
         .arg("--target-dir")
-        .arg(&target_dir)
+        .arg(target_dir)
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+        .env("CARGO_ENCODED_RUSTFLAGS", flags);
     // What the outer cargo sets for host builds must not reach this one.
     for key in ["RUSTC", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "CARGO_TARGET_DIR"] {
         cargo.env_remove(key);
     }
-    let status = cargo.status().expect("cargo can be started");
-    assert!(status.success(), "building the eBPF object failed; `cargo xtask setup` prepares what it needs");
-    fs::copy(target_dir.join(TARGET).join("release/fabric"), out_dir.join("fabric"))
-        .expect("the object can be copied");
+    cargo
 }
 
 fn linker(workspace: &Path) -> PathBuf {

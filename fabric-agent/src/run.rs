@@ -70,6 +70,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     }
     let counters = dataplane.counters()?;
     let drops = dataplane.events()?;
+    let tracer = dataplane.tracer()?;
     let features = dataplane.features(&[]);
 
     let (changed_tx, changed) = mpsc::channel(1);
@@ -96,7 +97,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     }
 
     let scanned = read_sources(&config, &service, &handle);
-    let state = ApiState::new(service.clone(), hub, Arc::new(counters));
+    let state = ApiState::new(service.clone(), hub, Arc::new(counters)).with_tracer(Arc::new(tracer));
     let serve = async {
         let manifests = scanned.await;
         let serving = tokio::spawn(serve(listener, state, stopped));

@@ -21,6 +21,7 @@ use crate::{
     event::Event,
     object::{Endpoint, Network, Node, Object},
     status::{Applied, Counter, ErrorBody, Status},
+    trace::{TraceReport, TraceRequest},
 };
 
 /// Where the agent listens unless it was told otherwise.
@@ -160,6 +161,11 @@ impl Client {
     /// Every drop and action of every hook, zeros included.
     pub async fn counters(&self) -> Result<Vec<Counter>, ClientError> {
         self.get("/v1/counters").await
+    }
+
+    /// Walks one packet through the programs, without sending it.
+    pub async fn trace(&self, request: &TraceRequest) -> Result<TraceReport, ClientError> {
+        self.post("/v1/trace", request).await
     }
 
     /// Live events, from now on.

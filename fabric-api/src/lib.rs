@@ -10,6 +10,7 @@ pub mod event;
 pub mod object;
 pub mod parse;
 pub mod status;
+pub mod trace;
 
 pub use event::Event;
 pub use object::{Endpoint, Metadata, Network, Node, Object};

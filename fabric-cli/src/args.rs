@@ -15,6 +15,7 @@ use crate::{
     network::NetworkCommand,
     node::NodeCommand,
     status::StatusArgs,
+    trace::TraceArgs,
 };
 
 /// Container networks over VXLAN, carried by eBPF: create networks, attach containers, look at what happens.
@@ -57,6 +58,8 @@ pub(crate) enum Command {
     Counters(CountersArgs),
     /// Show dropped packets as they happen, one line a packet
     Monitor(MonitorArgs),
+    /// Walk one packet through the real programs and tables, stage by stage, without sending it
+    Trace(TraceArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Print the manual page, or write one page a command into a directory
@@ -67,8 +70,6 @@ pub(crate) enum Command {
     Service(Unavailable),
     #[command(hide = true, disable_help_flag = true)]
     Flows(Unavailable),
-    #[command(hide = true, disable_help_flag = true)]
-    Trace(Unavailable),
     #[command(hide = true, disable_help_flag = true)]
     Capture(Unavailable),
     #[command(hide = true, disable_help_flag = true)]

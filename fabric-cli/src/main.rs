@@ -11,6 +11,7 @@ mod network;
 mod node;
 mod output;
 mod status;
+mod trace;
 
 use std::{io, process::ExitCode};
 
@@ -56,7 +57,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Policy(_) => unavailable("policy"),
             Command::Service(_) => unavailable("service"),
             Command::Flows(_) => unavailable("flows"),
-            Command::Trace(_) => unavailable("trace"),
+            Command::Trace(args) => trace::run(&client, args).await,
             Command::Capture(_) => unavailable("capture"),
             Command::Top(_) => unavailable("top"),
             Command::Bugreport(_) => unavailable("bugreport"),

@@ -30,5 +30,6 @@ pub mod reason;
 pub mod route;
 pub mod settings;
 pub mod source;
+pub mod stage;
 pub mod uplink;
 pub mod vni;

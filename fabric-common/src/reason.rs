@@ -45,6 +45,8 @@ macro_rules! numbered {
     };
 }
 
+pub(crate) use numbered;
+
 numbered! {
     /// Where a packet was looked at. Directions are seen from the container.
     pub enum Hook {

@@ -17,6 +17,7 @@ use fabric_common::{
     node::{FLAG_V6, FLAG_VIA_DEVICE, NodeValue, OUTER_MAX, OUTER_V4_LEN, OVERHEAD_V4, OVERHEAD_V6},
     reason::{Action, DropReason},
     settings::Settings,
+    stage::{Mark, Stage},
 };
 use fabric_ebpf::{checksum, entropy};
 use network_types::{
@@ -28,6 +29,7 @@ use crate::{
     inner::{self, ETH_LEN, IPV6, Ip},
     outcome::{Outcome, Verdict, pack, unpack},
     packet::{Frame, header, skb, word},
+    stage,
 };
 
 /// Room for the outer headers. FIXED_GSO: the segments stay as large as the sender made them (its MTU leaves room for
@@ -53,6 +55,7 @@ struct Outer<const LEN: usize> {
 #[inline(always)]
 pub fn send(ctx: &TcContext, settings: &Settings, node: &NodeValue, vni: u32, ip: &Ip) -> Outcome {
     check_size(ctx, u32::from(node.mtu), ip)?;
+    stage::mark(Mark::Passed(Stage::Size));
     if node.flags & FLAG_VIA_DEVICE != 0 {
         return via_device(ctx, settings, node, vni);
     }
@@ -115,6 +118,7 @@ impl<const LEN: usize> Outer<LEN> {
             if bpf_skb_store_bytes(skb(ctx), ETH_LEN as u32, (&raw const *self).cast(), Self::ADDED, 0) != 0 {
                 return FAILED;
             }
+            stage::mark(Mark::Passed(Stage::Encapsulated));
             // The kernel's routes and neighbours decide, so a next hop that changes while the agent is away is followed.
             bpf_redirect_neigh(node.ifindex, core::ptr::null_mut(), 0, 0)
         }
@@ -251,6 +255,7 @@ fn to_device(ctx: &TcContext, settings: &Settings, node: &NodeValue, vni: u32) -
         if bpf_skb_set_tunnel_key(skb(ctx), &raw mut key, size_of::<bpf_tunnel_key>() as u32, flags) != 0 {
             return Err(DropReason::EncapFailed);
         }
+        stage::mark(Mark::Passed(Stage::Device));
         let code = bpf_redirect(settings.vxlan_ifindex, 0);
         Ok(Verdict::redirect(Action::ViaDevice, code))
     }

@@ -69,7 +69,8 @@ macro_rules! bpf_only {
     ($($name:ident)+) => { $( #[cfg(target_arch = "bpf")] mod $name; )+ };
 }
 bpf_only! {
-    arp counters decap echo encap endpoint event extension fdb host icmp_error inner nd network node outcome packet port route settings source too_big
+    arp counters decap echo encap endpoint event extension fdb host icmp_error inner nd network node outcome packet port route
+    settings source stage too_big
     tunnel uplink walk
 }
 

@@ -4,9 +4,12 @@ use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
     programs::{TcContext, XdpContext},
 };
-use fabric_common::reason::{Action, DropReason, Hook};
+use fabric_common::{
+    reason::{Action, DropReason, Hook},
+    stage::{Mark, Stage},
+};
 
-use crate::{counters, event, packet::Frame, port, settings};
+use crate::{counters, event, packet::Frame, port, settings, stage};
 
 /// What a walk decided.
 pub type Outcome = Result<Verdict, DropReason>;
@@ -88,6 +91,12 @@ impl Trace {
     pub fn new(hook: Hook, frame: &impl Frame) -> Self {
         Self { hook, inner: 0, vni: 0, slot: NO_SLOT, length: frame.len(), segments: frame.segments() }
     }
+
+    /// Notes that a stage was passed, where somebody traces it.
+    #[inline(always)]
+    pub fn mark(&self, passed: Stage) {
+        stage::mark(Mark::Passed(passed));
+    }
 }
 
 /// Ends a TC walk.
@@ -95,10 +104,12 @@ impl Trace {
 pub fn finish_tc(ctx: &TcContext, trace: &Trace, outcome: Outcome) -> i32 {
     match outcome {
         Ok(verdict) => {
+            stage::mark(Mark::Done(verdict.action));
             counters::action(trace, verdict.action);
             verdict.code
         }
         Err(reason) => {
+            stage::mark(Mark::Dropped(reason));
             drop_tc(ctx, trace, reason);
             TC_ACT_SHOT
         }
@@ -110,10 +121,12 @@ pub fn finish_tc(ctx: &TcContext, trace: &Trace, outcome: Outcome) -> i32 {
 pub fn finish_xdp(ctx: &XdpContext, trace: &Trace, outcome: Outcome) -> u32 {
     match outcome {
         Ok(verdict) => {
+            stage::mark(Mark::Done(verdict.action));
             counters::action(trace, verdict.action);
             xdp_action::XDP_PASS
         }
         Err(reason) => {
+            stage::mark(Mark::Dropped(reason));
             drop_xdp(ctx, trace, reason);
             xdp_action::XDP_DROP
         }

@@ -5,6 +5,7 @@ use fabric_common::{
     fdb::{FLAG_HOST, FLAG_ROUTER},
     addr::Addr,
     reason::{Action, DropReason},
+    stage::Stage,
 };
 use fabric_ebpf::{checksum, ecn};
 use network_types::{
@@ -166,6 +167,7 @@ fn vxlan(
         counters::action_beside(trace.hook, Action::ReservedBits, trace.segments, trace.length);
     }
     let vni = u32::from_be_bytes([0, vxlan[4], vxlan[5], vxlan[6]]);
+    trace.mark(Stage::Outer);
     Ok(Outer::Tunnel(Tunnel { vni, vtep, ecn }))
 }
 
@@ -199,6 +201,7 @@ pub fn admit(frame: &impl Frame, trace: &mut Trace, tunnel: &Tunnel, offset: usi
     trace.vni = vni;
     trace.inner = offset as u32;
     let sender = node::of_vtep(&tunnel.vtep)?.node;
+    trace.mark(Stage::Vtep);
     let eth: &EthHdr = header(frame, offset, DropReason::Short)?;
     if !mac(&eth.src_addr).is_valid_source() {
         return Err(DropReason::BadSrcMac);
@@ -210,7 +213,9 @@ pub fn admit(frame: &impl Frame, trace: &mut Trace, tunnel: &Tunnel, offset: usi
         return Err(DropReason::InnerEthertype);
     }
     let ip = ip(frame, offset, eth.ether_type)?;
+    trace.mark(Stage::InnerFrame);
     source::check(vni, &ip.src, sender)?;
+    trace.mark(Stage::SourceRecord);
     if eth.ether_type == IPV6 && nd::kind(frame, offset, &ip) != nd::Kind::None {
         return Err(DropReason::InnerNd);
     }
@@ -230,6 +235,7 @@ pub fn admit(frame: &impl Frame, trace: &mut Trace, tunnel: &Tunnel, offset: usi
         host::check(frame, offset, eth.ether_type, vni, entry)?;
     }
     trace.slot = entry.slot;
+    trace.mark(Stage::Receiver);
     if ecn::matters(tunnel.ecn) {
         let [_, second]: &[u8; 2] = header(frame, offset + ETH_LEN, DropReason::Malformed)?;
         ecn::combine(tunnel.ecn, inner::ecn(*second, eth.ether_type == IPV6)).ok_or(DropReason::Ecn)?;

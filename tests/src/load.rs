@@ -1,7 +1,7 @@
 //! Loads the object as the agent does, but pins nothing.
 
 use aya::{Ebpf, EbpfLoader, programs::Program};
-use fabric_agent::dataplane::OBJECT;
+use fabric_agent::dataplane::{OBJECT, TRACED_OBJECT};
 use fabric_common::{
     abi::{self, program},
     settings::global,
@@ -36,12 +36,21 @@ impl Globals {
 
 /// Loads the object and all of its programs through the verifier.
 pub fn load(globals: Globals) -> Ebpf {
+    load_object(OBJECT, globals)
+}
+
+/// The same with marks for `fabric trace`.
+pub fn load_traced(globals: Globals) -> Ebpf {
+    load_object(TRACED_OBJECT, globals)
+}
+
+fn load_object(object: &[u8], globals: Globals) -> Ebpf {
     let (cross_family, debug) = (u32::from(globals.cross_family), u32::from(globals.debug));
     let mut ebpf = EbpfLoader::new()
         .override_global(global::CROSS_FAMILY, &cross_family, true)
         .override_global(global::DEBUG, &debug, true)
         .map_max_entries(abi::PORT_COUNTERS.name, SLOTS)
-        .load(OBJECT)
+        .load(object)
         .unwrap_or_else(|error| panic!("the object does not load with {globals:?}: {error:?}"));
     for name in program::ALL {
         let program = ebpf.program_mut(name).unwrap_or_else(|| panic!("the object has no program {name}"));

@@ -30,6 +30,7 @@ use fabric_common::{
     route::RouteValue,
     settings::Settings,
     source::SourceValue,
+    stage::{self, Mark},
 };
 use nix::{
     net::if_::{if_indextoname, if_nametoindex},
@@ -41,7 +42,7 @@ use crate::{
     cast::{self, Container, FAMILIES, HOSTS, Host, UNDERLAY_MTU, VXLAN_PORT},
     frame,
     ledger::{Changes, Entry, Ledger},
-    load::{Globals, load},
+    load::{Globals, load, load_traced},
 };
 
 /// Events a second: more than any walk has drops.
@@ -257,6 +258,24 @@ impl Rig {
         let mut rig = Self { host, tables: Tables::default(), ebpf, ledger, facts };
         rig.write(tables);
         rig
+    }
+
+    /// Goes on with the traced build of the programs, with tables and counters of its own.
+    #[must_use]
+    pub fn traced(self) -> Self {
+        let mut ebpf = load_traced(Globals::default());
+        let ledger = Ledger::new(&mut ebpf);
+        let mut rig = Self { tables: Tables::default(), ebpf, ledger, ..self };
+        rig.write(self.tables);
+        rig
+    }
+
+    /// The marks of the walks since the map was made.
+    pub fn marks(&self) -> Vec<Mark> {
+        let map = self.ebpf.map(stage::MAP).expect("the traced object has it");
+        let marks = Array::<&MapData, u32>::try_from(map).expect("an array");
+        let count = marks.get(&0, 0).expect("it can be read").min(stage::ENTRIES - 1);
+        (1..=count).filter_map(|at| Mark::from_word(marks.get(&at, 0).expect("it can be read"))).collect()
     }
 
     /// Writes rows into the maps, beside or over those that are there.

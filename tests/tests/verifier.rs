@@ -16,7 +16,7 @@ use fabric_common::{
     abi::{self, MapKind, MapSpec, program},
     settings::global,
 };
-use fabric_tests::load::{Globals, load};
+use fabric_tests::load::{Globals, load, load_traced};
 
 /// Program, then configuration, to instructions that the verifier may look at.
 type Budgets = BTreeMap<String, BTreeMap<String, u32>>;
@@ -78,6 +78,12 @@ fn every_configuration_loads_within_its_budget() {
     let names = |budgets: &Budgets| budgets.keys().cloned().collect::<BTreeSet<_>>();
     assert_eq!(names(&budgets), names(&measured), "budgets for other programs than there are");
     assert!(faults.is_empty(), "over budget:\n{}\nFABRIC_BLESS=1 accepts it", faults.join("\n"));
+}
+
+#[test]
+fn the_traced_programs_load_too() {
+    // Their instructions are nobody's concern: no traffic meets them.
+    Globals::ALL.into_iter().for_each(|globals| drop(load_traced(globals)));
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod openapi;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,7 +27,7 @@ use tokio::{net::UnixListener, sync::watch, time::sleep};
 
 pub use self::{openapi::openapi, socket::bind};
 use crate::{
-    observe::{counters::CounterSource, events::EventHub},
+    observe::{counters::CounterSource, events::EventHub, trace::TraceSource},
     service::Service,
 };
 
@@ -42,6 +43,7 @@ pub struct ApiState {
     service: Service,
     events: EventHub,
     counters: Arc<dyn CounterSource>,
+    tracer: Option<Arc<dyn TraceSource>>,
     /// Becomes true when the server ends, so that streams end.
     closing: watch::Receiver<bool>,
 }
@@ -51,7 +53,13 @@ impl ApiState {
     pub fn new(service: Service, events: EventHub, counters: Arc<dyn CounterSource>) -> Self {
         // Replaced by `serve`. A receiver whose sender is gone counts as "not closing".
         let (_, closing) = watch::channel(false);
-        Self { service, events, counters, closing }
+        Self { service, events, counters, tracer: None, closing }
+    }
+
+    /// With somebody who walks packets.
+    #[must_use]
+    pub fn with_tracer(self, tracer: Arc<dyn TraceSource>) -> Self {
+        Self { tracer: Some(tracer), ..self }
     }
 }
 
@@ -94,6 +102,7 @@ fn router(state: ApiState) -> Router {
         .route("/v1/status", get(health::status))
         .route("/v1/counters", get(health::counters))
         .route("/v1/events", get(events::stream))
+        .route("/v1/trace", post(trace::trace))
         .route("/v1/openapi.json", get(openapi::document))
         .fallback(error::no_such_path)
         .method_not_allowed_fallback(error::no_such_method)

@@ -12,10 +12,11 @@ use fabric_api::{
     // utoipa takes the bare name for any JSON object.
     Object as AnyObject,
     status::{Applied, Counter, ErrorBody, Status},
+    trace::{TraceReport, TraceRequest},
 };
 use utoipa::OpenApi;
 
-use super::{apply, endpoints, events, health, networks, nodes};
+use super::{apply, endpoints, events, health, networks, nodes, trace};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -30,9 +31,9 @@ use super::{apply, endpoints, events, health, networks, nodes};
         nodes::list, nodes::inspect,
         apply::apply,
         health::status, health::counters,
-        events::stream
+        events::stream, trace::trace
     ),
-    components(schemas(Network, Endpoint, Node, AnyObject, Applied, Status, Counter, Event, ErrorBody)),
+    components(schemas(Network, Endpoint, Node, AnyObject, Applied, Status, Counter, Event, TraceRequest, TraceReport, ErrorBody)),
     tags(
         (name = "networks", description = "Layer 2 networks, one VNI each"),
         (name = "endpoints", description = "Attachments of containers"),

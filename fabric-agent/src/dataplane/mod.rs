@@ -36,6 +36,7 @@ mod resize;
 mod sys;
 mod tables;
 mod tcx;
+mod trace;
 mod xdp;
 
 use std::{
@@ -56,6 +57,7 @@ pub use self::{
     features::KernelRelease,
     loader::Logger,
     tables::{Failure, Row, Table, TableSet},
+    trace::{Tracer, Walked},
 };
 use crate::plan::desired::Attachment;
 
@@ -69,6 +71,9 @@ pub fn check_privileges() -> Result<(), DataplaneError> {
 
 /// The eBPF object, as built by `build.rs`, aligned for parsing.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fabric"));
+
+/// The same object with marks for `fabric trace`.
+pub static TRACED_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fabric-trace"));
 
 /// How to open the dataplane.
 #[derive(Clone, Debug, Default)]
@@ -198,6 +203,11 @@ impl Dataplane {
     /// A reader of drop events. Two readers would share the events between them: open it once. Needs a tokio runtime.
     pub fn events(&self) -> Result<Events, DataplaneError> {
         Events::open(&self.maps)
+    }
+
+    /// Whoever walks packets through a second load of the programs; independent of this value.
+    pub fn tracer(&self) -> Result<Tracer, DataplaneError> {
+        Tracer::open(self.directory.maps(), &self.maps, self.kernel.cross_family)
     }
 
     /// The reader of the programs' log, if [`Options::debug`] is on; once.

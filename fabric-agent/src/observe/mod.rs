@@ -3,3 +3,4 @@
 pub mod counters;
 pub mod events;
 pub mod names;
+pub mod trace;

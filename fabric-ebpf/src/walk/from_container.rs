@@ -13,6 +13,7 @@ use fabric_common::{
     port::PortValue,
     reason::{Action, DropReason},
     settings::Settings,
+    stage::Stage,
 };
 use network_types::eth::EthHdr;
 
@@ -60,6 +61,7 @@ fn routed_packed(ctx: &TcContext, trace: &Trace, vni: u32) -> i64 {
 
 #[inline(always)]
 fn routed(ctx: &TcContext, trace: &Trace, vni: u32) -> Outcome {
+    trace.mark(Stage::Routed);
     let eth: &EthHdr = header(ctx, 0, DropReason::Malformed)?;
     let entry = fdb::get(vni, packet::mac(&eth.dst_addr)).ok_or(DropReason::UnknownDestination)?;
     let ip = inner::ip(ctx, 0, eth.ether_type)?;
@@ -109,34 +111,46 @@ fn stages(ctx: &TcContext, trace: &mut Trace) -> Result<Step, DropReason> {
     let port = port::get(ctx.ifindex())?;
     trace.vni = port.vni;
     trace.slot = port.slot;
+    trace.mark(Stage::Port);
     packet::linear(ctx, LINEAR);
     let eth: &EthHdr = header(ctx, 0, DropReason::Malformed)?;
     let (dst, ether_type) = (packet::mac(&eth.dst_addr), eth.ether_type);
     if !same_mac(&eth.src_addr, &port.mac) {
         return Err(DropReason::SpoofMac);
     }
+    trace.mark(Stage::SourceMac);
     if tagged(ctx, ether_type) {
         return Err(DropReason::VlanTag);
     }
     match ether_type {
-        ARP => return Ok(Step::Arp),
+        ARP => {
+            trace.mark(Stage::Arp);
+            return Ok(Step::Arp);
+        }
         IPV4 | IPV6 => {}
         _ => return Err(DropReason::UnsupportedEthertype),
     }
     let ip = inner::ip(ctx, 0, ether_type)?;
+    trace.mark(Stage::IpHeader);
     if ether_type == IPV6 {
         match nd::kind(ctx, 0, &ip) {
             nd::Kind::None => {}
-            nd::Kind::Plain => return Ok(Step::Nd),
+            nd::Kind::Plain => {
+                trace.mark(Stage::NeighbourDiscovery);
+                return Ok(Step::Nd);
+            }
             nd::Kind::Hidden => return Err(DropReason::SpoofNd),
         }
     }
     check_source(ctx, port, &ip, dst)?;
+    trace.mark(Stage::SourceAddress);
     if dst.is_group() {
         return Err(DropReason::MulticastOff);
     }
     let entry = fdb::get(port.vni, dst).ok_or(DropReason::UnknownDestination)?;
+    trace.mark(Stage::Fdb);
     if entry.flags & FLAG_ROUTER != 0 {
+        trace.mark(Stage::Router);
         return Ok(Step::Gateway);
     }
     if entry.flags & FLAG_HOST != 0 {
@@ -156,13 +170,16 @@ fn forward(
     ip: &Ip,
 ) -> Outcome {
     if entry.ifindex == 0 {
-        let verdict = encap::send(ctx, settings, node::get(entry.node)?, vni, ip)?;
+        let node = node::get(entry.node)?;
+        trace.mark(Stage::Node);
+        let verdict = encap::send(ctx, settings, node, vni, ip)?;
         port::count_egress(trace.slot, trace.segments, trace.length);
         return Ok(verdict);
     }
     if entry.ifindex == ctx.ifindex() {
         return Err(DropReason::Hairpin);
     }
+    trace.mark(Stage::LocalPort);
     port::count_egress(trace.slot, trace.segments, trace.length);
     port::count_ingress(entry.slot, trace.segments, trace.length);
     Ok(deliver(ctx, entry.ifindex))

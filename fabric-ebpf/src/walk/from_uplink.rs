@@ -4,7 +4,7 @@
 //! delivery into the receiver's namespace.
 
 use aya_ebpf::{helpers::bpf_redirect_peer, programs::TcContext};
-use fabric_common::reason::Action;
+use fabric_common::{reason::Action, stage::Stage};
 
 use crate::{
     decap, host,
@@ -73,6 +73,7 @@ fn arrive(ctx: &TcContext, trace: &mut Trace, tunnel: &Tunnel, inner: usize, ove
     }
     decap::outer(ctx, inner, over_v6)?;
     decap::ecn(ctx, tunnel.ecn)?;
+    trace.mark(Stage::Decapsulated);
     port::count_ingress(receiver.slot, trace.segments, trace.length - inner as u32);
     if receiver.host {
         return Ok(host::deliver(receiver.ifindex));

@@ -1,0 +1,393 @@
+//! One packet through the real programs, in words: what was asked becomes a frame, the marks of the walk become sentences.
+
+mod frame;
+
+use std::net::IpAddr;
+
+use fabric_api::{
+    object::{Endpoint, Network},
+    trace::{TraceReport, TraceRequest, TraceStage},
+};
+use fabric_common::{
+    abi::{self, program},
+    addr::{Addr, Mac},
+    endpoint::{EndpointKey, EndpointValue},
+    fdb::{FdbKey, FdbValue},
+    network::NetworkValue,
+    node::NodeValue,
+    reason::{Action, Hook},
+    stage::{Mark, Stage},
+    uplink::{LocalVtepValue, UplinkValue},
+};
+
+use self::frame::{ETH, Payload};
+use crate::{
+    dataplane::{DataplaneError, Tracer, Walked},
+    service::{ErrorKind, ServiceError},
+};
+
+/// What is declared, as the service gives it: for names.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// This node's name.
+    pub node: String,
+    /// Networks with their status.
+    pub networks: Vec<Network>,
+    /// Endpoints with their status.
+    pub endpoints: Vec<Endpoint>,
+    /// Number and name of every node.
+    pub nodes: Vec<(u32, String)>,
+}
+
+/// Whoever walks packets; the API knows no more of it.
+pub trait TraceSource: Send + Sync {
+    /// Walks the packet that the request describes.
+    ///
+    /// # Errors
+    /// The request is wrong, or the kernel refuses to run the programs.
+    fn trace(&self, request: &TraceRequest, known: &Known) -> Result<TraceReport, ServiceError>;
+}
+
+/// A frame and where it comes in.
+struct Start<'a> {
+    hook: Hook,
+    program: &'static str,
+    ifindex: u32,
+    frame: Vec<u8>,
+    port: Option<Port<'a>>,
+}
+
+/// A local sender.
+#[derive(Clone, Copy)]
+struct Port<'a> {
+    endpoint: &'a Endpoint,
+    vni: u32,
+    ifindex: u32,
+    mac: Mac,
+}
+
+impl TraceSource for Tracer {
+    fn trace(&self, request: &TraceRequest, known: &Known) -> Result<TraceReport, ServiceError> {
+        let start = match start(self, request, known)? {
+            Ok(start) => start,
+            Err(report) => return Ok(report),
+        };
+        let walked = self.walk(start.program, start.ifindex, &start.frame).map_err(failed)?;
+        describe(self, known, &start, &walked)
+    }
+}
+
+fn failed(error: DataplaneError) -> ServiceError {
+    ServiceError::new(ErrorKind::Unavailable, format!("the packet can't be traced: {error}"))
+}
+
+fn invalid(sentence: impl Into<String>) -> ServiceError {
+    ServiceError::new(ErrorKind::Invalid, sentence)
+}
+
+/// The frame, or the report if no packet leaves the container.
+fn start<'a>(
+    tracer: &Tracer,
+    request: &TraceRequest,
+    known: &'a Known,
+) -> Result<Result<Start<'a>, TraceReport>, ServiceError> {
+    let port = request.from.as_deref().map(|name| port(known, name)).transpose()?;
+    let frame = match (&request.packet, port, &request.to) {
+        (Some(_), _, Some(_)) => {
+            return Err(invalid("a packet says itself where it goes: give --packet or --to, not both"));
+        }
+        (Some(text), _, None) => {
+            frame::from_hex(text).filter(|frame| frame.len() >= ETH).ok_or_else(|| {
+                invalid("the packet is not a frame in hexadecimal digits, Ethernet header first")
+            })?
+        }
+        (None, Some(port), Some(to)) => match built(tracer, request, known, port, to)? {
+            Ok(frame) => frame,
+            Err(report) => return Ok(Err(report)),
+        },
+        (None, _, _) => {
+            return Err(invalid("give the sender and the destination (--from, --to), or a packet"));
+        }
+    };
+    if let Some(port) = port {
+        let (hook, program, ifindex) = (Hook::FromContainer, program::FROM_CONTAINER, port.ifindex);
+        return Ok(Ok(Start { hook, program, ifindex, frame, port: Some(port) }));
+    }
+    arriving(tracer, frame).map(Ok)
+}
+
+fn port<'a>(known: &'a Known, name: &str) -> Result<Port<'a>, ServiceError> {
+    let endpoint = endpoint(known, name).ok_or_else(|| {
+        let sentence = format!("endpoint {name} does not exist; `fabric endpoint ls` lists what does");
+        ServiceError::new(ErrorKind::NotFound, sentence)
+    })?;
+    let status = endpoint.status.as_ref().filter(|status| status.local);
+    let Some(status) = status else {
+        let node = endpoint.spec.node.as_deref().unwrap_or("another node");
+        let sentence = format!("endpoint {name} lives on {node}: ask the agent there to trace what it sends");
+        return Err(ServiceError::new(ErrorKind::Conflict, sentence));
+    };
+    let mac = endpoint.spec.mac.as_deref().and_then(|mac| mac.parse().ok());
+    let (Some(mac), Some(vni), true) = (mac, vni(known, &endpoint.spec.network), status.ifindex != 0) else {
+        let sentence = format!("endpoint {name} is not attached yet: see `fabric endpoint inspect {name}`");
+        return Err(ServiceError::new(ErrorKind::Unavailable, sentence));
+    };
+    Ok(Port { endpoint, vni, ifindex: status.ifindex, mac })
+}
+
+fn endpoint<'a>(known: &'a Known, name: &str) -> Option<&'a Endpoint> {
+    known.endpoints.iter().find(|endpoint| endpoint.metadata.name == name)
+}
+
+fn vni(known: &Known, network: &str) -> Option<u32> {
+    let network = known.networks.iter().find(|candidate| candidate.metadata.name == network)?;
+    network.status.as_ref().map(|status| status.vni).or(network.spec.vni)
+}
+
+/// The packet as the container's stack would send it: its own MAC, and the MAC that it is told for the next hop.
+fn built(
+    tracer: &Tracer,
+    request: &TraceRequest,
+    known: &Known,
+    port: Port<'_>,
+    to: &str,
+) -> Result<Result<Vec<u8>, TraceReport>, ServiceError> {
+    let payload = payload(request)?;
+    let own = &port.endpoint.spec.addresses;
+    let (source, dst) = match (endpoint(known, to), to.parse::<IpAddr>()) {
+        (Some(other), _) => own
+            .iter()
+            .find_map(|a| Some((*a, *other.spec.addresses.iter().find(|b| a.is_ipv4() == b.is_ipv4())?)))
+            .ok_or_else(|| invalid(format!("{to} has no address of a family that the sender has")))?,
+        (None, Ok(dst)) => {
+            let source = own.iter().find(|a| a.is_ipv4() == dst.is_ipv4());
+            let source =
+                source.ok_or_else(|| invalid(format!("the sender has no address of the family of {to}")))?;
+            (*source, dst)
+        }
+        (None, Err(_)) => {
+            let sentence =
+                format!("{to} is neither an endpoint nor an address; `fabric endpoint ls` lists endpoints");
+            return Err(ServiceError::new(ErrorKind::NotFound, sentence));
+        }
+    };
+    let network = known.networks.iter().find(|network| network.metadata.name == port.endpoint.spec.network);
+    let inside =
+        network.is_some_and(|network| network.spec.subnets.iter().any(|subnet| subnet.contains(&dst)));
+    let next_hop = if inside {
+        let key = EndpointKey { vni: port.vni, addr: Addr::from(dst) };
+        tracer.row::<_, EndpointValue>(&abi::ENDPOINTS, &key).map_err(failed)?.map(|row| row.mac)
+    } else {
+        let row = tracer.row::<_, NetworkValue>(&abi::NETWORKS, &port.vni).map_err(failed)?;
+        row.map(|row| row.gateway_mac)
+    };
+    Ok(match next_hop {
+        Some(mac) => Ok(frame::build(port.mac, mac, source, dst, payload)),
+        None => Err(TraceReport {
+            node: known.node.clone(),
+            verdict: "unresolved".to_owned(),
+            sentence: format!(
+                "nobody in network {} has {dst}: the container asks for its MAC, gets no answer and sends nothing",
+                port.endpoint.spec.network
+            ),
+            ..TraceReport::default()
+        }),
+    })
+}
+
+fn payload(request: &TraceRequest) -> Result<Payload, ServiceError> {
+    match (request.protocol.as_deref().unwrap_or("icmp"), request.port) {
+        ("icmp", None) => Ok(Payload::Echo),
+        ("icmp", Some(_)) => Err(invalid("icmp has no ports: leave --port out, or add --proto tcp or udp")),
+        ("tcp", Some(port)) => Ok(Payload::Tcp(port)),
+        ("udp", Some(port)) => Ok(Payload::Udp(port)),
+        ("tcp" | "udp", None) => Err(invalid("tcp and udp need a port: add --port N")),
+        (other, _) => Err(invalid(format!("protocol {other} is not known: choose tcp, udp or icmp"))),
+    }
+}
+
+/// A tunnel packet as it reaches the uplink that has its outer destination. The last hop's MACs are the underlay's business, so
+/// that they are set to what they are on arrival.
+fn arriving(tracer: &Tracer, mut frame: Vec<u8>) -> Result<Start<'static>, ServiceError> {
+    let (_, dst) = frame::addresses(&frame, ETH)
+        .ok_or_else(|| invalid("the packet has no whole IP header behind 14 bytes"))?;
+    let vtep = tracer.row::<_, LocalVtepValue>(&abi::LOCAL_VTEPS, &dst).map_err(failed)?;
+    let vtep = vtep.ok_or_else(|| {
+        invalid(format!("{dst} is no VTEP address of this node, so that no packet to it is Fabric's here"))
+    })?;
+    if let Some(uplink) = tracer.row::<_, UplinkValue>(&abi::UPLINKS, &vtep.ifindex).map_err(failed)? {
+        frame[..6].copy_from_slice(&uplink.mac.bytes);
+    }
+    let v6 = frame[ETH] >> 4 == 6;
+    frame[12..14].copy_from_slice(if v6 { &[0x86, 0xdd] } else { &[8, 0] });
+    let (hook, program) = (Hook::FromUplink, program::FROM_UPLINK);
+    Ok(Start { hook, program, ifindex: vtep.ifindex, frame, port: None })
+}
+
+fn describe(
+    tracer: &Tracer,
+    known: &Known,
+    start: &Start<'_>,
+    walked: &Walked,
+) -> Result<TraceReport, ServiceError> {
+    let inner =
+        if start.port.is_some() { 0 } else { frame::outer(&start.frame).map_or(0, |outer| outer.inner) };
+    let (vnis, dst) = destination(known, start, walked);
+    let mut entry: Option<FdbValue> = None;
+    for vni in &vnis {
+        entry = entry.or(tracer.row(&abi::FDB, &FdbKey::new(*vni, dst)).map_err(failed)?);
+    }
+    let node: Option<NodeValue> = match entry {
+        Some(entry) => tracer.row(&abi::NODES, &entry.node).map_err(failed)?,
+        None => None,
+    };
+    let words = Words { known, start, walked, inner, dst, entry, node };
+    let stages = walked
+        .stages
+        .iter()
+        .map(|stage| TraceStage { name: stage.as_str().to_owned(), text: words.stage(*stage) });
+    let mut report = TraceReport {
+        node: known.node.clone(),
+        hook: start.hook.as_str().to_owned(),
+        packet: frame::to_hex(&start.frame),
+        stages: stages.collect(),
+        ..TraceReport::default()
+    };
+    words.end(&mut report);
+    Ok(report)
+}
+
+/// Where the frame is bridged to in the end: the networks that its destination may be in, and the MAC. Routing changes both.
+fn destination(known: &Known, start: &Start<'_>, walked: &Walked) -> (Vec<u32>, Mac) {
+    let tunnelled = if start.port.is_some() { &walked.frame } else { &start.frame };
+    let local = start.port.filter(|_| walked.end != Some(Mark::Done(Action::Remote)));
+    match (local, frame::outer(tunnelled)) {
+        (Some(port), _) if walked.stages.contains(&Stage::Routed) => {
+            // Where it went is seen by its new MAC alone.
+            let other = known.networks.iter().filter_map(|network| Some(network.status.as_ref()?.vni));
+            ([port.vni].into_iter().chain(other).collect(), frame::mac(&walked.frame, 0))
+        }
+        (Some(port), _) => (vec![port.vni], frame::mac(&start.frame, 0)),
+        (None, Some(outer)) => (vec![outer.vni], frame::mac(tunnelled, outer.inner)),
+        (None, None) => (Vec::new(), Mac::ZERO),
+    }
+}
+
+/// What the sentences are made of.
+struct Words<'a> {
+    known: &'a Known,
+    start: &'a Start<'a>,
+    walked: &'a Walked,
+    inner: usize,
+    dst: Mac,
+    entry: Option<FdbValue>,
+    node: Option<NodeValue>,
+}
+
+impl Words<'_> {
+    fn stage(&self, stage: Stage) -> String {
+        let frame = &self.start.frame;
+        let addresses = frame::addresses(frame, self.inner + ETH);
+        let plain = || stage.explain().trim().to_owned();
+        let detail = match stage {
+            Stage::Port => self.start.port.map(|port| {
+                format!(
+                    "endpoint {} in network {}, VNI {}",
+                    port.endpoint.metadata.name, port.endpoint.spec.network, port.vni
+                )
+            }),
+            Stage::SourceMac => Some(frame::mac(frame, self.inner + 6).to_string()),
+            Stage::SourceAddress | Stage::SourceRecord => addresses.map(|(src, _)| src.to_string()),
+            Stage::Routed => Some(self.dst.to_string()),
+            Stage::Fdb | Stage::Router => Some(frame::mac(frame, self.inner).to_string()),
+            Stage::Node => self.node.map(|row| {
+                format!(
+                    "node {}, VTEP {}, inner packets up to {} bytes",
+                    self.node_name(),
+                    row.remote,
+                    row.mtu
+                )
+            }),
+            Stage::LocalPort | Stage::Receiver => Some(format!("endpoint {}", self.receiver())),
+            Stage::Encapsulated => frame::outer(&self.walked.frame).map(|outer| outer.text),
+            Stage::Outer => frame::outer(frame).map(|outer| outer.text),
+            Stage::Vtep => frame::addresses(frame, ETH).map(|(src, _)| src.to_string()),
+            Stage::Arp
+            | Stage::NeighbourDiscovery
+            | Stage::IpHeader
+            | Stage::Size
+            | Stage::Device
+            | Stage::InnerFrame
+            | Stage::Decapsulated => None,
+        };
+        detail.map_or_else(plain, |detail| format!("{} ({detail})", plain().trim_end_matches('.')))
+    }
+
+    fn node_name(&self) -> String {
+        let number = self.entry.map_or(0, |entry| entry.node);
+        let found = self.known.nodes.iter().find(|(id, _)| *id == number);
+        found.map_or_else(|| format!("number {number}"), |(_, name)| name.clone())
+    }
+
+    /// The local endpoint behind the entry's port.
+    fn receiver(&self) -> String {
+        let ifindex = self.entry.map_or(0, |entry| entry.ifindex);
+        let port = |endpoint: &&Endpoint| {
+            endpoint.status.as_ref().is_some_and(|status| status.local && status.ifindex == ifindex)
+        };
+        let found = self.known.endpoints.iter().filter(|_| ifindex != 0).find(port);
+        found.map_or_else(String::new, |endpoint| endpoint.metadata.name.clone())
+    }
+
+    fn end(&self, report: &mut TraceReport) {
+        let hook = self.start.hook.as_str();
+        match self.walked.end {
+            Some(Mark::Dropped(reason)) => {
+                report.verdict = "drop".to_owned();
+                report.reason = reason.as_str().to_owned();
+                let explain = reason.explain().trim();
+                report.sentence = format!("dropped by {} at {hook}: {explain}", reason.as_str());
+            }
+            Some(Mark::Done(action)) => {
+                report.verdict = action.as_str().to_owned();
+                report.result = frame::to_hex(&self.walked.frame);
+                if action == Action::Local {
+                    report.endpoint = self.receiver();
+                    report.sentence = format!("delivered to endpoint {} on this node", report.endpoint);
+                } else if matches!(action, Action::Remote | Action::ViaDevice) {
+                    self.onward(report, action);
+                } else {
+                    report.sentence = format!("{} at {hook}: {}", action.as_str(), action.explain().trim());
+                }
+            }
+            Some(Mark::Passed(_)) | None => {
+                report.verdict = "unknown".to_owned();
+                report.sentence =
+                    format!("{hook} ended without saying how: this is a fault, please report it");
+            }
+        }
+    }
+
+    fn onward(&self, report: &mut TraceReport, action: Action) {
+        report.next_node = self.node_name();
+        let (name, dst) = (report.next_node.clone(), self.dst.to_string());
+        report.sentence = if action == Action::Remote {
+            format!("sent to node {name} through the tunnel")
+        } else {
+            format!("sent to node {name} through the agent's vxlan device")
+        };
+        let there = self.known.endpoints.iter().find(|endpoint| {
+            endpoint.spec.mac.as_ref() == Some(&dst) && endpoint.spec.node.as_deref() == Some(name.as_str())
+        });
+        report.known = vec![match there {
+            Some(endpoint) => {
+                format!("endpoint {} is declared on node {name} with MAC {dst}", endpoint.metadata.name)
+            }
+            None => format!("no endpoint with MAC {dst} is declared on node {name}"),
+        }];
+        report.unknown = vec![
+            "the underlay between: route, neighbour, firewalls and whether the packet arrives".to_owned(),
+            format!("what node {name} decides: its own tables are not known here"),
+        ];
+    }
+}
