@@ -28,6 +28,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
+    ("ovs-vswitchd", "openvswitch-switch"),
     ("ping", "iputils-ping"),
     ("tcpdump", "tcpdump"),
 ];
