@@ -55,8 +55,11 @@ impl Server {
         }
         let mut text = String::new();
         self.child.stdout.take().context("no standard output")?.read_to_string(&mut text)?;
+        let mut errors = String::new();
+        self.child.stderr.take().context("no standard error")?.read_to_string(&mut errors)?;
         self.child.wait()?;
-        serde_json::from_str(&text).with_context(|| format!("fabric-traffic printed {text:?}"))
+        serde_json::from_str(&text)
+            .with_context(|| format!("fabric-traffic printed {text:?}, and {:?} as errors", errors.trim()))
     }
 }
 
