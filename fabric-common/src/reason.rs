@@ -120,9 +120,9 @@ numbered! {
         BadOuter = 27 "bad_outer",
         /// The slow path is needed but the agent's `vxlan` device is missing.
         NoVxlanDevice = 28 "no_vxlan_device",
-        /// A tunnel packet with an inner frame type that the tunnel does not carry: ARP, VLAN tags, non-IP.
+        /// A tunnel packet with an inner frame type that the tunnel does not carry: VLAN tags, non-IP, and ARP from other than foreign VTEPs.
         InnerEthertype = 29 "inner_ethertype",
-        /// Neighbour discovery inside the tunnel: every node answers its own containers, nothing is learned.
+        /// Neighbour discovery inside the tunnel: every node answers its own containers, nothing is learned. From a foreign VTEP, whose questions are answered: router advertisements, redirects, and what is wrong or behind extension headers.
         InnerNd = 30 "inner_nd",
         /// The underlay marked the tunnel packet as having met congestion, and the inner packet's sender does not know such marks (RFC 6040 section 4.2).
         Ecn = 31 "ecn",
@@ -166,6 +166,8 @@ numbered! {
         Routed = 15 "routed",
         /// Left to the stack: a tunnel packet to the host itself that stands for several segments and has to lose its tunnel marks.
         HostGso = 16 "host_gso",
+        /// Left to the stack: ARP or neighbour discovery that comes from a foreign VTEP and is answered behind the `vxlan` device.
+        Foreign = 17 "foreign",
     }
 }
 

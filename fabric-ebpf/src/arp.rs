@@ -6,7 +6,6 @@ use aya_ebpf::{
 };
 use fabric_common::{
     addr::Mac,
-    port::PortValue,
     reason::{Action, DropReason},
 };
 use network_types::{arp::ArpHdr, eth::EthHdr};
@@ -19,8 +18,10 @@ use crate::{
     port,
 };
 
-const REQUEST: [u8; 2] = [0, 1];
-const REPLY: [u8; 2] = [0, 2];
+/// Operation of a request.
+pub const REQUEST: [u8; 2] = [0, 1];
+/// Operation of a reply.
+pub const REPLY: [u8; 2] = [0, 2];
 
 /// Answers a request for an address that somebody else in the network has; takes everything else that is honest off
 /// the wire.
@@ -39,7 +40,7 @@ fn handle_packed(ctx: &TcContext) -> i64 {
 fn handle_inner(ctx: &TcContext) -> Outcome {
     let port = port::get(ctx.ifindex())?;
     let arp: &ArpHdr = header(ctx, ETH_LEN, DropReason::Malformed)?;
-    if arp.htype != [0, 1] || arp.ptype != [8, 0] || arp.hlen != 6 || arp.plen != 4 {
+    if !is_ethernet_and_ipv4(arp) {
         return Err(DropReason::Malformed);
     }
     let (sender, target) = (v4(&arp.spa), v4(&arp.tpa));
@@ -58,9 +59,18 @@ fn handle_inner(ctx: &TcContext) -> Outcome {
     match endpoint::get(port.vni, &target) {
         // The container's own address: an announcement, or a probe that finds no duplicate.
         Some(owner) if owner.ifindex == ctx.ifindex() => Ok(Verdict::consume(Action::Absorbed)),
-        Some(owner) => answer(ctx, port, owner.mac, sender.v4_bytes(), target.v4_bytes()),
+        Some(owner) => {
+            answer(ctx, port.mac, owner.mac, sender.v4_bytes(), target.v4_bytes())?;
+            back(ctx)
+        }
         None => Ok(Verdict::consume(Action::Absorbed)),
     }
+}
+
+/// Whether it maps IPv4 addresses to MACs.
+#[inline(always)]
+pub fn is_ethernet_and_ipv4(arp: &ArpHdr) -> bool {
+    arp.htype == [0, 1] && arp.ptype == [8, 0] && arp.hlen == 6 && arp.plen == 4
 }
 
 /// An answer as it is written over the request.
@@ -70,9 +80,16 @@ struct Answer {
     arp: ArpHdr,
 }
 
+/// Writes over a request of `asker`, who has the address `sender`, that `owner` has `target`.
 #[inline(always)]
-fn answer(ctx: &TcContext, port: &PortValue, owner: Mac, sender: [u8; 4], target: [u8; 4]) -> Outcome {
-    let asker = port.mac.bytes;
+pub fn answer(
+    ctx: &TcContext,
+    asker: Mac,
+    owner: Mac,
+    sender: [u8; 4],
+    target: [u8; 4],
+) -> Result<(), DropReason> {
+    let asker = asker.bytes;
     let answer = Answer {
         eth: EthHdr { dst_addr: asker, src_addr: owner.bytes, ether_type: ARP },
         arp: ArpHdr {
@@ -87,8 +104,7 @@ fn answer(ctx: &TcContext, port: &PortValue, owner: Mac, sender: [u8; 4], target
             tpa: sender,
         },
     };
-    overwrite(ctx, &answer)?;
-    back(ctx)
+    overwrite(ctx, &answer)
 }
 
 /// Writes `bytes` over the start of the frame. By the helper: a single direct write anywhere in the program makes the

@@ -221,7 +221,7 @@ pub fn check_size(ctx: &TcContext, mtu: u32, ip: &Ip) -> Result<(), DropReason> 
 
 /// Hands the frame to the collect-metadata `vxlan` device with the outer header as metadata.
 #[inline(always)]
-fn via_device(ctx: &TcContext, settings: &Settings, node: &NodeValue, vni: u32) -> Outcome {
+pub fn via_device(ctx: &TcContext, settings: &Settings, node: &NodeValue, vni: u32) -> Outcome {
     unpack(via_device_packed(ctx, settings, node, vni))
 }
 

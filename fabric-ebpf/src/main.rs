@@ -69,7 +69,7 @@ macro_rules! bpf_only {
     ($($name:ident)+) => { $( #[cfg(target_arch = "bpf")] mod $name; )+ };
 }
 bpf_only! {
-    arp counters decap echo encap endpoint event extension fdb host icmp_error inner nd network node outcome packet port route
+    arp counters decap echo encap endpoint event extension fdb foreign host icmp_error inner nd network node outcome packet port route
     settings source stage too_big
     tunnel uplink walk
 }

@@ -3,7 +3,7 @@
 use aya_ebpf::{helpers::bpf_skb_change_tail, programs::TcContext};
 use fabric_common::{
     addr::{Addr, Mac},
-    endpoint::FLAG_GATEWAY,
+    endpoint::{EndpointValue, FLAG_GATEWAY},
     reason::{Action, DropReason},
 };
 use network_types::{eth::EthHdr, ip::Ipv6Hdr};
@@ -20,22 +20,29 @@ use crate::{
     port,
 };
 
-const ROUTER_SOLICITATION: u8 = 133;
-const NEIGHBOUR_SOLICITATION: u8 = 135;
-const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+/// ICMPv6 types (RFC 4861 section 4).
+pub const ROUTER_SOLICITATION: u8 = 133;
+/// See [`ROUTER_SOLICITATION`].
+pub const NEIGHBOUR_SOLICITATION: u8 = 135;
+/// See [`ROUTER_SOLICITATION`].
+pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const REDIRECT: u8 = 137;
 
-const SOURCE_LINK_LAYER: u8 = 1;
+/// Option with the sender's MAC.
+pub const SOURCE_LINK_LAYER: u8 = 1;
 const TARGET_LINK_LAYER: u8 = 2;
 
 /// ICMPv6 header of a solicitation or an advertisement, with its target.
 #[repr(C)]
-struct Neighbour {
-    kind: u8,
-    code: u8,
+pub struct Neighbour {
+    /// Type.
+    pub kind: u8,
+    /// Code.
+    pub code: u8,
     check: [u8; 2],
     flags: [u8; 4],
-    target: [u8; 16],
+    /// Whose MAC is asked for or told.
+    pub target: [u8; 16],
 }
 
 /// An advertisement with the target's link-layer address.
@@ -63,7 +70,7 @@ const ADVERTISEMENT_LEN: u16 = size_of::<Advertisement>() as u16;
 const ANSWER_LEN: u32 = size_of::<Answer>() as u32;
 
 /// Ethernet (14), IPv6 (40) and a message with its target (24).
-const LINEAR: u32 = ETH_LEN as u32 + 40 + size_of::<Neighbour>() as u32;
+pub const LINEAR: u32 = ETH_LEN as u32 + 40 + size_of::<Neighbour>() as u32;
 
 /// Whether the packet is neighbour discovery, and if so whether it is behind extension headers: no honest host sends
 /// that, and it would pass a check that looks only at the first header.
@@ -154,11 +161,8 @@ fn handle_inner(ctx: &TcContext) -> Outcome {
     match endpoint::get(port.vni, &target) {
         // The maps hold IPv4 addresses as mapped ones, which nobody has on the wire.
         Some(owner) if owner.ifindex != ctx.ifindex() && !target.is_v4() => {
-            // Router, solicited (not toward all nodes, RFC 4861 section 7.2.4) and override.
-            let router = if owner.flags & FLAG_GATEWAY != 0 { 0x80 } else { 0 };
-            let solicited = if unspecified { 0 } else { 0x40 };
-            let (to, to_mac) = if unspecified { (ALL_NODES, ALL_NODES_MAC) } else { (src, port.mac) };
-            advertise(ctx, router | solicited | 0x20, &target, owner.mac, &to, to_mac)
+            advertise(ctx, &target, owner, &src, port.mac)?;
+            back(ctx)
         }
         _ => Ok(Verdict::consume(Action::Absorbed)),
     }
@@ -169,9 +173,22 @@ const ALL_NODES: Addr = Addr::v6([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
 /// Its MAC (RFC 2464 section 7).
 const ALL_NODES_MAC: Mac = Mac::new([0x33, 0x33, 0, 0, 0, 1]);
 
-/// Writes the whole answer over the solicitation and sends it back.
+/// Writes the whole answer over the solicitation: that `owner` has `target`, to the asker with the address `asker`, which
+/// may have none yet.
 #[inline(always)]
-fn advertise(ctx: &TcContext, flags: u8, target: &Addr, mac: Mac, to: &Addr, to_mac: Mac) -> Outcome {
+pub fn advertise(
+    ctx: &TcContext,
+    target: &Addr,
+    owner: &EndpointValue,
+    asker: &Addr,
+    asker_mac: Mac,
+) -> Result<(), DropReason> {
+    // Router, solicited (not toward all nodes, RFC 4861 section 7.2.4) and override.
+    let router = if owner.flags & FLAG_GATEWAY != 0 { 0x80 } else { 0 };
+    let unspecified = same_addr(asker, &Addr::UNSPECIFIED);
+    let flags = router | (if unspecified { 0 } else { 0x40 }) | 0x20;
+    let (to, to_mac) = if unspecified { (&ALL_NODES, ALL_NODES_MAC) } else { (asker, asker_mac) };
+    let mac = owner.mac;
     // SAFETY: plain helper call; no packet pointer lives across it.
     if unsafe { bpf_skb_change_tail(skb(ctx), ANSWER_LEN, 0) } != 0 {
         return Err(DropReason::Malformed);
@@ -197,8 +214,7 @@ fn advertise(ctx: &TcContext, flags: u8, target: &Addr, mac: Mac, to: &Addr, to_
             mac: mac.bytes,
         },
     };
-    overwrite(ctx, &answer)?;
-    back(ctx)
+    overwrite(ctx, &answer)
 }
 
 /// ICMPv6 checksum with the pseudo-header (RFC 4443 section 2.3, RFC 8200 section 8.1). The source is the target, so the

@@ -2,8 +2,9 @@
 //! uplink's TC and XDP programs and for the `vxlan` device.
 
 use fabric_common::{
-    fdb::{FLAG_HOST, FLAG_ROUTER},
     addr::Addr,
+    fdb::{FLAG_HOST, FLAG_ROUTER},
+    node::FLAG_FOREIGN,
     reason::{Action, DropReason},
     stage::Stage,
 };
@@ -17,8 +18,8 @@ use network_types::{
 
 use crate::{
     counters, fdb, host,
-    inner::{self, ETH_LEN, IPV4, IPV6, ip},
-    nd, node,
+    inner::{self, ARP, ETH_LEN, IPV4, IPV6, ip},
+    foreign, nd, node,
     outcome::Trace,
     packet::{Frame, header, mac, same_mac, v4, v6, word},
     settings, source, uplink,
@@ -56,6 +57,16 @@ pub struct Tunnel {
     pub vtep: Addr,
     /// Outer ECN field; 0 where it was dealt with.
     pub ecn: u8,
+}
+
+/// What a tunnel packet that was admitted wants.
+pub enum Arrival {
+    /// To somebody here.
+    Receiver(Receiver),
+    /// ARP of the foreign VTEP with this number.
+    Arp(u32),
+    /// Neighbour discovery of the foreign VTEP with this number.
+    Nd(u32),
 }
 
 /// A local receiver.
@@ -196,11 +207,11 @@ fn odd_outer(ours: bool, fragment: bool) -> Result<Outer, DropReason> {
 
 /// Checks the inner frame at `offset` and its right to come from its VTEP, and finds its receiver.
 #[inline(always)]
-pub fn admit(frame: &impl Frame, trace: &mut Trace, tunnel: &Tunnel, offset: usize) -> Result<Receiver, DropReason> {
+pub fn admit(frame: &impl Frame, trace: &mut Trace, tunnel: &Tunnel, offset: usize) -> Result<Arrival, DropReason> {
     let vni = tunnel.vni;
     trace.vni = vni;
     trace.inner = offset as u32;
-    let sender = node::of_vtep(&tunnel.vtep)?.node;
+    let sender = node::of_vtep(&tunnel.vtep)?;
     trace.mark(Stage::Vtep);
     let eth: &EthHdr = header(frame, offset, DropReason::Short)?;
     if !mac(&eth.src_addr).is_valid_source() {
@@ -209,16 +220,36 @@ pub fn admit(frame: &impl Frame, trace: &mut Trace, tunnel: &Tunnel, offset: usi
     if same_mac(&eth.src_addr, &settings::get()?.node_mac) {
         return Err(DropReason::Loop);
     }
+    // Our own nodes answer their containers themselves; who is behind a foreign VTEP has to ask.
+    let foreign = sender.flags & u32::from(FLAG_FOREIGN) != 0;
+    if eth.ether_type == ARP && foreign {
+        trace.mark(Stage::InnerFrame);
+        foreign::check_arp(frame, offset as u32, vni, sender.node)?;
+        trace.mark(Stage::SourceRecord);
+        return Ok(Arrival::Arp(sender.node));
+    }
     if eth.ether_type != IPV4 && eth.ether_type != IPV6 {
         return Err(DropReason::InnerEthertype);
     }
     let ip = ip(frame, offset, eth.ether_type)?;
     trace.mark(Stage::InnerFrame);
-    source::check(vni, &ip.src, sender)?;
-    trace.mark(Stage::SourceRecord);
-    if eth.ether_type == IPV6 && nd::kind(frame, offset, &ip) != nd::Kind::None {
-        return Err(DropReason::InnerNd);
+    let source = source::check(vni, &ip.src, sender.node);
+    if eth.ether_type == IPV6 {
+        match nd::kind(frame, offset, &ip) {
+            nd::Kind::None => {}
+            nd::Kind::Plain if foreign => {
+                foreign::unless_probe(source, &ip.src)?;
+                trace.mark(Stage::SourceRecord);
+                return Ok(Arrival::Nd(sender.node));
+            }
+            nd::Kind::Plain | nd::Kind::Hidden => {
+                source?;
+                return Err(DropReason::InnerNd);
+            }
+        }
     }
+    source?;
+    trace.mark(Stage::SourceRecord);
     let dst = mac(&eth.dst_addr);
     if dst.is_group() {
         return Err(DropReason::MulticastOff);
@@ -240,7 +271,13 @@ pub fn admit(frame: &impl Frame, trace: &mut Trace, tunnel: &Tunnel, offset: usi
         let [_, second]: &[u8; 2] = header(frame, offset + ETH_LEN, DropReason::Malformed)?;
         ecn::combine(tunnel.ecn, inner::ecn(*second, eth.ether_type == IPV6)).ok_or(DropReason::Ecn)?;
     }
-    Ok(Receiver { ifindex: entry.ifindex, slot: entry.slot, ether_type: eth.ether_type, protocol: ip.protocol, host: to_host })
+    Ok(Arrival::Receiver(Receiver {
+        ifindex: entry.ifindex,
+        slot: entry.slot,
+        ether_type: eth.ether_type,
+        protocol: ip.protocol,
+        host: to_host,
+    }))
 }
 
 const _: () = assert!(

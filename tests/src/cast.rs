@@ -84,6 +84,8 @@ pub const NOBODY_MAC: Mac = Mac::new([2, 0, 0x5e, 0xff, 0xff, 0xff]);
 pub const STATION_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 10, 70);
 /// What the foreign VTEP may send in BLUE.
 pub const SWITCH_PREFIX: &str = "192.168.10.64/26";
+/// The same in IPv6.
+pub const SWITCH_PREFIX_V6: &str = "fd00:10::40/122";
 
 /// The network of most walks.
 pub static BLUE: Network = Network { name: "blue", vni: 100, gateway_mac: Mac::new([2, 0xfa, 0, 0, 0, 100]) };
@@ -151,6 +153,8 @@ pub static CB2: Container = container("cb2", &BLUE, &HOST_B, 22, 0x0b22, 2);
 pub static GB1: Container = container("gb1", &GREEN, &HOST_B, 21, 0x9b21, 3);
 /// On [`HOST_C`], in GREEN.
 pub static GC1: Container = container("gc1", &GREEN, &HOST_C, 31, 0x9c31, 1);
+/// Behind [`SWITCH`], in BLUE, at [`STATION_V4`]. Nobody declares it.
+pub static STATION: Container = container("station", &BLUE, &SWITCH, 70, 0x5070, 0);
 /// On [`HOST_A`], in LOWEST.
 pub static LA1: Container = container("la1", &LOWEST, &HOST_A, 11, 0x1a11, 4);
 /// On [`HOST_B`], in LOWEST.
@@ -271,7 +275,7 @@ fn build(viewer: &Host, underlay: Family, networks: &[&Network], containers: &[&
 
 fn part_in_blue(host: &Host) -> Value {
     if host.foreign {
-        return json!([{"network": BLUE.name, "prefixes": [SWITCH_PREFIX]}]);
+        return json!([{"network": BLUE.name, "prefixes": [SWITCH_PREFIX, SWITCH_PREFIX_V6]}]);
     }
     match host.blue_address {
         Some(address) => json!([{"network": BLUE.name, "addresses": [address]}]),

@@ -12,7 +12,7 @@ use crate::{
     outcome::{Outcome, Trace, Verdict, pack, unpack},
     packet::{self, Frame, skb},
     port, settings,
-    tunnel::{self, INNER_V4, INNER_V6, Outer, Tunnel},
+    tunnel::{self, Arrival, INNER_V4, INNER_V6, Outer, Tunnel},
 };
 
 /// Inner Ethernet (14) and IPv6 (40) behind the outer headers.
@@ -57,7 +57,10 @@ fn over_v6(ctx: &TcContext, trace: &mut Trace) -> i64 {
 #[inline(always)]
 fn arrive(ctx: &TcContext, trace: &mut Trace, tunnel: &Tunnel, inner: usize, over_v6: bool) -> Outcome {
     packet::linear(ctx, (inner + INNER_LINEAR) as u32);
-    let receiver = tunnel::admit(ctx, trace, tunnel, inner)?;
+    // What a foreign VTEP asks is answered at the `vxlan` device alone.
+    let Arrival::Receiver(receiver) = tunnel::admit(ctx, trace, tunnel, inner)? else {
+        return Ok(Verdict::pass(Action::Foreign));
+    };
     if (receiver.ether_type == IPV6) != over_v6 && !settings::cross_family() {
         return Ok(Verdict::pass(Action::CrossFamily));
     }

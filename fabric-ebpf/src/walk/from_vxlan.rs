@@ -1,5 +1,5 @@
 //! TC ingress of the agent's `vxlan` device: tunnel packets that the stack has put right first (outer fragments, options,
-//! checksums) and decapsulated. The same checks as at the uplink; nothing ever goes on to the host's stack.
+//! checksums) or that ask for an answer (ARP and neighbour discovery of foreign VTEPs), and decapsulated. The same checks as at the uplink; nothing ever goes on to the host's stack.
 
 use aya_ebpf::{
     bindings::{BPF_F_TUNINFO_IPV6, bpf_tunnel_key},
@@ -12,11 +12,11 @@ use fabric_common::{
 };
 
 use crate::{
-    host,
-    outcome::{Outcome, Trace, Verdict},
+    foreign, host,
+    outcome::{Outcome, Trace, Verdict, pack, unpack},
     packet::{self, skb},
     port, settings,
-    tunnel::{self, Tunnel},
+    tunnel::{self, Arrival, Receiver, Tunnel},
 };
 
 /// For this host (`include/uapi/linux/if_packet.h`).
@@ -27,6 +27,32 @@ const LINEAR: u32 = 54;
 /// Runs the walk.
 #[inline(always)]
 pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
+    let packed = stages_packed(ctx, trace);
+    match packed & !NODE {
+        ARP_NEXT => foreign::arp(ctx, trace.vni, packed as u32),
+        ND_NEXT => foreign::nd(ctx, trace.vni, packed as u32),
+        _ => unpack(packed),
+    }
+}
+
+/// Beside what `pack` gives, with the number of a foreign VTEP in [`NODE`]'s bits.
+const ARP_NEXT: i64 = 1 << 48;
+const ND_NEXT: i64 = 2 << 48;
+const NODE: i64 = 0xffff_ffff;
+
+/// Out of line, as in `from_container`: the stages have given their stack back when an answer is put together.
+#[inline(never)]
+fn stages_packed(ctx: &TcContext, trace: &mut Trace) -> i64 {
+    match stages(ctx, trace) {
+        Ok(Arrival::Receiver(receiver)) => pack(deliver(ctx, trace, &receiver)),
+        Ok(Arrival::Arp(node)) => ARP_NEXT | i64::from(node),
+        Ok(Arrival::Nd(node)) => ND_NEXT | i64::from(node),
+        Err(reason) => pack(Err(reason)),
+    }
+}
+
+#[inline(always)]
+fn stages(ctx: &TcContext, trace: &mut Trace) -> Result<Arrival, DropReason> {
     settings::get()?;
     let tunnel = tunnel_key(ctx)?;
     // The kernel took a tag out of the inner frame before this hook; the uplink's hook finds it in the frame.
@@ -35,7 +61,11 @@ pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
         return Err(DropReason::InnerEthertype);
     }
     packet::linear(ctx, LINEAR);
-    let receiver = tunnel::admit(ctx, trace, &tunnel, 0)?;
+    tunnel::admit(ctx, trace, &tunnel, 0)
+}
+
+#[inline(always)]
+fn deliver(ctx: &TcContext, trace: &Trace, receiver: &Receiver) -> Outcome {
     port::count_ingress(receiver.slot, trace.segments, trace.length);
     if receiver.host {
         return Ok(host::deliver(receiver.ifindex));

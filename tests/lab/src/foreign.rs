@@ -59,13 +59,9 @@ pub fn lab(id: &str, foreign: &Foreign<'_>) -> Result<(Container, Container, Lab
     k.sh(&[
         "sh",
         "-ec",
-        &format!(
-            "ip addr add 192.168.10.21/24 dev eth0
+        "ip addr add 192.168.10.21/24 dev eth0
         ip addr add fd00:10::21/64 dev eth0 nodad
-        ip link set eth0 up
-        ip neigh replace 192.168.10.11 lladdr {own_mac} dev eth0 nud permanent
-        ip neigh replace fd00:10::11 lladdr {own_mac} dev eth0 nud permanent"
-        ),
+        ip link set eth0 up",
     ])?;
     let manifest = format!(
         "kind: Node\nmetadata: {{name: switch}}\nspec: {{vteps: ['{far}'], foreign: true{node}, networks: \
@@ -81,6 +77,15 @@ pub fn lab(id: &str, foreign: &Foreign<'_>) -> Result<(Container, Container, Lab
     until("the foreign endpoint is there", || state() == Some(State::Ready))?;
     until("the bridge forwards", || k.ping("192.168.10.11").is_ok())?;
     Ok((a, k, lab))
+}
+
+/// Whether a container found out by itself which MAC `address` has: by ARP or neighbour discovery.
+///
+/// # Errors
+/// If `ip` fails.
+pub fn found(container: &Container, address: &str, mac: &str) -> Result<bool> {
+    let entry = container.sh(&["ip", "neigh", "show", address])?;
+    Ok(entry.contains(mac) && !entry.contains("PERMANENT"))
 }
 
 /// TCP and UDP in one direction: what arrives is what was sent.

@@ -1,6 +1,6 @@
 //! An underlay of IPv6, alone and beside IPv4: which family a pair of hosts uses, and that whatever containers send arrives.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use fabric_lab::{
     Capture, Container, Lab, Options, UNDERLAY,
     foreign::{self, Foreign},
@@ -124,6 +124,10 @@ fn linux_peer(id: &str, device: &str, taken: &str, not_taken: &str) -> Result<()
     let moved = lab.host(1).counts()?.since(&before);
     assert!(moved.get(&format!("{taken} action local")) > 100, "{moved:?}");
     assert_eq!(moved.get(&format!("{not_taken} action local")), 0, "{moved:?}");
+    let mac = lab.host(1).endpoint("a")?.spec.mac.context("a MAC")?;
+    for address in ["192.168.10.11", "fd00:10::11"] {
+        assert!(foreign::found(&k, address, &mac)?, "it asked for {address}");
+    }
     Ok(())
 }
 
