@@ -152,6 +152,10 @@ pub struct NodeSpec {
     /// Not one of our agents.
     #[serde(default, skip_serializing_if = "is_false")]
     pub foreign: bool,
+    /// A foreign VTEP that takes no tunnel packets without a UDP checksum, as a Linux `vxlan` device over IPv6 that is made
+    /// with `noudp6zerocsumrx` (the default). Checksums are computed for it then; otherwise they are zero (RFC 6935).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub udp_checksum: bool,
     /// Networks that the node serves. A node is also a member of every network that it has an endpoint in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<NodeNetwork>,

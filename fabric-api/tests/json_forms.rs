@@ -93,6 +93,7 @@ fn node() -> Node {
         spec: NodeSpec {
             vteps: vec![ip("192.0.2.1"), ip("2001:db8::1")],
             foreign: true,
+            udp_checksum: true,
             networks: vec![NodeNetwork {
                 network: "blue".to_owned(),
                 addresses: vec![ip("192.168.10.3")],

@@ -42,6 +42,7 @@ const COLUMNS: &[Column<Node>] = &[
     }),
     Column::new("ENDPOINTS", |node| status(node, |status| status.endpoints.to_string())),
     Column::new("STATE", |node| status(node, |status| output::state(status.state, &status.reason))),
+    Column::wide("UDP-CHECKSUM", |node| if node.spec.udp_checksum { "computed" } else { "zero" }.to_owned()),
     Column::wide("ID", |node| status(node, |status| status.id.to_string())),
     Column::wide("OWNER", |node| node.metadata.owner.clone()),
     Column::wide("LABELS", |node| output::labels(&node.metadata)),

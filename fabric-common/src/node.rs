@@ -44,6 +44,8 @@ pub const FLAG_V6: u16 = 1;
 pub const FLAG_VIA_DEVICE: u16 = 2;
 /// Not one of our agents: a Linux `vxlan` device, a switch.
 pub const FLAG_FOREIGN: u16 = 4;
+/// It wants outer UDP checksums. Only the `vxlan` device computes them, so that `FLAG_VIA_DEVICE` is set as well.
+pub const FLAG_UDP_CHECKSUM: u16 = 8;
 
 shared! {
     /// Value of `vteps`, keyed by a remote VTEP address: the node that it belongs to.

@@ -14,7 +14,7 @@ use aya_ebpf::{
 };
 use fabric_common::{
     addr::Addr,
-    node::{FLAG_V6, FLAG_VIA_DEVICE, NodeValue, OUTER_MAX, OUTER_V4_LEN, OVERHEAD_V4, OVERHEAD_V6},
+    node::{FLAG_UDP_CHECKSUM, FLAG_V6, FLAG_VIA_DEVICE, NodeValue, OUTER_MAX, OUTER_V4_LEN, OVERHEAD_V4, OVERHEAD_V6},
     reason::{Action, DropReason},
     settings::Settings,
     stage::{Mark, Stage},
@@ -241,7 +241,10 @@ fn to_device(ctx: &TcContext, settings: &Settings, node: &NodeValue, vni: u32) -
         let mut key: bpf_tunnel_key = core::mem::zeroed();
         key.tunnel_id = vni;
         key.tunnel_ttl = 64;
-        let mut flags = BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT;
+        let mut flags = BPF_F_DONT_FRAGMENT;
+        if node.flags & FLAG_UDP_CHECKSUM == 0 {
+            flags |= BPF_F_ZERO_CSUM_TX;
+        }
         if node.flags & FLAG_V6 == 0 {
             // Tunnel keys hold IPv4 addresses in host byte order (`bpf_skb_set_tunnel_key`).
             key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes(node.remote.v4_bytes());

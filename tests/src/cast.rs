@@ -153,7 +153,7 @@ pub static CB2: Container = container("cb2", &BLUE, &HOST_B, 22, 0x0b22, 2);
 pub static GB1: Container = container("gb1", &GREEN, &HOST_B, 21, 0x9b21, 3);
 /// On [`HOST_C`], in GREEN.
 pub static GC1: Container = container("gc1", &GREEN, &HOST_C, 31, 0x9c31, 1);
-/// Behind [`SWITCH`], in BLUE, at [`STATION_V4`]. Nobody declares it.
+/// Behind [`SWITCH`], in BLUE, at [`STATION_V4`]. Only some walks declare it.
 pub static STATION: Container = container("station", &BLUE, &SWITCH, 70, 0x5070, 0);
 /// On [`HOST_A`], in LOWEST.
 pub static LA1: Container = container("la1", &LOWEST, &HOST_A, 11, 0x1a11, 4);
@@ -249,6 +249,20 @@ pub fn objects(viewer: &Host) -> Vec<Object> {
 /// The same with every host's IPv6 underlay address instead of the IPv4 one.
 pub fn objects_over_v6(viewer: &Host) -> Vec<Object> {
     build(viewer, Family::V6, &[&BLUE, &GREEN], &CONTAINERS)
+}
+
+/// The same and [`STATION`] behind [`SWITCH`], with outer UDP checksums toward it if `udp_checksum`.
+pub fn objects_with_station(viewer: &Host, udp_checksum: bool) -> Vec<Object> {
+    let containers: Vec<_> = CONTAINERS.iter().copied().chain([&STATION]).collect();
+    let mut objects = build(viewer, Family::V4, &[&BLUE, &GREEN], &containers);
+    for object in &mut objects {
+        if let Object::Node(node) = object
+            && node.metadata.name == SWITCH.name
+        {
+            node.spec.udp_checksum = udp_checksum;
+        }
+    }
+    objects
 }
 
 /// The same and the networks at both ends of the VNI range.

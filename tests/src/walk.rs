@@ -82,13 +82,18 @@ impl Stage {
     /// A host that the kernel's own stack can hand packets to: its uplink has an address, and its `vxlan` device is one.
     /// A stage has room for one of these.
     pub fn rig_with_stack(&self, host: &'static Host) -> Rig {
+        self.rig_with_stack_and(host, &cast::objects(host))
+    }
+
+    /// The same with other objects.
+    pub fn rig_with_stack_and(&self, host: &'static Host, objects: &[Object]) -> Rig {
         let (uplink, device) = (format!("up-{}", host.name), format!("v-{}", host.name));
         ip(&[
             format!("link add {device} type vxlan external dstport {VXLAN_PORT}"),
             format!("link set {device} up"),
         ]);
         let ifindex = if_nametoindex(device.as_str()).expect("the interface was just made");
-        let rig = self.build(host, &cast::objects(host), Globals::default(), ifindex);
+        let rig = self.build(host, objects, Globals::default(), ifindex);
         ip(&[format!("address add {}/16 dev {uplink}", host.vtep)]);
         for name in ["all", &uplink] {
             let path = format!("/proc/sys/net/ipv4/conf/{name}/rp_filter");

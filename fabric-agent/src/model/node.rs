@@ -29,6 +29,8 @@ pub struct Node {
     pub vteps: Vec<IpAddr>,
     /// Not one of our agents.
     pub foreign: bool,
+    /// A foreign VTEP that wants outer UDP checksums.
+    pub udp_checksum: bool,
     /// What it serves, by network name.
     pub networks: BTreeMap<String, NodeNetwork>,
 }
@@ -52,6 +54,11 @@ impl Node {
                 refuse!("VTEP address {vtep} is listed twice");
             }
         }
+        if spec.udp_checksum && !spec.foreign {
+            refuse!(
+                "udpChecksum is for foreign VTEPs, hosts of the fabric need none: set foreign, or take it out"
+            );
+        }
         let mut networks = BTreeMap::new();
         for part in &spec.networks {
             check_name("network name", &part.network)?;
@@ -64,6 +71,7 @@ impl Node {
             name: object.metadata.name.clone(),
             vteps: spec.vteps.clone(),
             foreign: spec.foreign,
+            udp_checksum: spec.udp_checksum,
             networks,
         })
     }
@@ -142,6 +150,17 @@ mod tests {
         }
         assert!(node(r#"{"metadata":{"name":"n2"},"spec":{"vteps":[]}}"#).is_err());
         assert!(node(r#"{"metadata":{"name":"n2"},"spec":{"vteps":["192.0.2.2","192.0.2.2"]}}"#).is_err());
+    }
+
+    #[test]
+    fn checksums_are_for_foreign_vteps() {
+        let json = |foreign| {
+            format!(
+                r#"{{"metadata":{{"name":"sw"}},"spec":{{"vteps":["192.0.2.9"],"foreign":{foreign},"udpChecksum":true}}}}"#
+            )
+        };
+        assert!(node(&json(true)).unwrap().udp_checksum);
+        assert!(node(&json(false)).unwrap_err().0.contains("udpChecksum is for foreign VTEPs"));
     }
 
     #[test]

@@ -64,7 +64,10 @@ fn remote(context: &mut Context<'_>, node: &Node, settings: &PlanSettings, desir
         return;
     }
     let number = context.ids[&node.name];
-    let flags = if node.foreign { node::FLAG_FOREIGN } else { 0 };
+    let mut flags = if node.foreign { node::FLAG_FOREIGN } else { 0 };
+    if node.udp_checksum {
+        flags |= node::FLAG_UDP_CHECKSUM | node::FLAG_VIA_DEVICE;
+    }
     for vtep in &node.vteps {
         desired.tables.vteps.insert(Addr::from(*vtep), VtepValue { node: number, flags: flags.into() });
     }

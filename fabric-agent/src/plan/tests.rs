@@ -242,6 +242,19 @@ fn foreign_prefixes_become_records() {
 }
 
 #[test]
+fn checksums_are_for_who_wants_them() {
+    let flags = |more: &str| {
+        let json = format!(
+            r#"{{"kind":"Node","metadata":{{"name":"sw"}},"spec":{{"vteps":["192.0.2.2"],"foreign":true{more}}}}}"#
+        );
+        compile(&[object(&json)], &facts(&[])).tables.nodes.values().next().unwrap().flags
+    };
+    assert_eq!(flags(""), node::FLAG_FOREIGN);
+    let wanted = node::FLAG_FOREIGN | node::FLAG_UDP_CHECKSUM | node::FLAG_VIA_DEVICE;
+    assert_eq!(flags(r#","udpChecksum":true"#), wanted);
+}
+
+#[test]
 fn programs_sit_where_they_belong() {
     let mut facts = facts(&[("web", 17)]);
     facts.xdp.insert(2);

@@ -58,7 +58,7 @@ impl Host {
         let node = Node {
             api_version: API_VERSION.to_owned(),
             metadata: Metadata { name: self.name(), ..Metadata::default() },
-            spec: NodeSpec { vteps: own.spec.vteps, foreign: false, networks: networks.collect() },
+            spec: NodeSpec { vteps: own.spec.vteps, networks: networks.collect(), ..NodeSpec::default() },
             status: None,
         };
         let mut objects = vec![Object::Node(node)];
