@@ -11,7 +11,7 @@ use fabric_agent::{
 };
 use nix::fcntl::{Flock, FlockArg};
 
-/// Removes the containers' veths, the `vxlan` device, programs, links and pins, and the socket; with `purge` also the
+/// Removes the containers' veths, the agent's own devices, programs, links and pins, and the socket; with `purge` also the
 /// store. Returns one sentence for each; what is absent is success, so it can be done again. The store stays without
 /// `purge`: it is what people declared, not what the agent made of it, and nothing else knows it.
 pub(crate) async fn cleanup(config: &Config, purge: bool) -> anyhow::Result<Vec<String>> {

@@ -128,9 +128,11 @@ pub mod program {
     pub const FROM_UPLINK_XDP: &str = "from_uplink_xdp";
     /// TC ingress of the agent's `vxlan` device.
     pub const FROM_VXLAN: &str = "from_vxlan";
+    /// TC ingress of the far side of the agent's veth for fragments.
+    pub const FROM_FRAG: &str = "from_frag";
 
     /// All of them.
-    pub const ALL: &[&str] = &[FROM_CONTAINER, FROM_UPLINK, FROM_UPLINK_XDP, FROM_VXLAN];
+    pub const ALL: &[&str] = &[FROM_CONTAINER, FROM_UPLINK, FROM_UPLINK_XDP, FROM_VXLAN, FROM_FRAG];
 }
 
 #[cfg(test)]

@@ -58,6 +58,8 @@ numbered! {
         FromUplinkXdp = 3 "from_uplink_xdp",
         /// TC ingress of the agent's `vxlan` device: tunnel packets that took the stack's slow path (container ingress).
         FromVxlan = 4 "from_vxlan",
+        /// TC ingress of the far side of the agent's `fabric_frag`: IPv4 packets that are cut into fragments (container egress).
+        FromFrag = 5 "from_frag",
     }
 }
 
@@ -168,6 +170,8 @@ numbered! {
         HostGso = 16 "host_gso",
         /// Left to the stack: ARP or neighbour discovery that comes from a foreign VTEP and is answered behind the `vxlan` device.
         Foreign = 17 "foreign",
+        /// IPv4 that is too big and may be fragmented: sent through `fabric_frag`. There: a fragment was cut off, counted beside it, with the bytes of the packet.
+        Fragment = 18 "fragment",
     }
 }
 

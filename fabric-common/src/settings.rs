@@ -4,11 +4,13 @@ use crate::{addr::Mac, shared};
 
 shared! {
     /// The single value of `settings` (array of one).
-    24 bytes: pub struct Settings {
+    28 bytes: pub struct Settings {
         /// Our own number (`nodes` key of ourselves), never 0 once the agent has run; 0 means: not configured.
         pub node: u32,
         /// The collect-metadata `vxlan` device.
         pub vxlan_ifindex: u32,
+        /// Where packets that are to be fragmented enter the agent's own veth; 0 if there is none.
+        pub frag_ifindex: u32,
         /// How many drop events each CPU may report a second; 0 turns events off. Counters are exact all the same.
         pub events_per_second: u32,
         /// UDP port of VXLAN in network byte order.

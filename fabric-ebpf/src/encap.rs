@@ -26,6 +26,7 @@ use network_types::{
 };
 
 use crate::{
+    fragment,
     inner::{self, ETH_LEN, IPV6, Ip},
     outcome::{Outcome, Verdict, pack, unpack},
     packet::{Frame, header, skb, word},
@@ -54,7 +55,10 @@ struct Outer<const LEN: usize> {
 /// Encapsulates the frame toward `node` and sends it.
 #[inline(always)]
 pub fn send(ctx: &TcContext, settings: &Settings, node: &NodeValue, vni: u32, ip: &Ip) -> Outcome {
-    check_size(ctx, u32::from(node.mtu), ip)?;
+    match check_size(ctx, u32::from(node.mtu), ip) {
+        Err(DropReason::TooBig) => return unpack(fragment::divert(ctx, settings.frag_ifindex, vni)),
+        checked => checked?,
+    }
     stage::mark(Mark::Passed(Stage::Size));
     if node.flags & FLAG_VIA_DEVICE != 0 {
         return via_device(ctx, settings, node, vni);

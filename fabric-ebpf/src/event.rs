@@ -82,7 +82,7 @@ pub fn report(frame: &impl Frame, trace: &Trace, reason: DropReason) {
     match trace.hook {
         Hook::FromUplink | Hook::FromUplinkXdp => outer_source(frame, event),
         Hook::FromVxlan => event.vtep = frame.tunnel_source(),
-        Hook::FromContainer => {}
+        Hook::FromContainer | Hook::FromFrag => {}
     }
     entry.submit(0);
 }

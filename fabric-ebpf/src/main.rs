@@ -56,6 +56,14 @@ mod programs {
         finish_tc(&ctx, &trace, outcome)
     }
 
+    /// TC ingress of the far side of the agent's veth for fragments.
+    #[classifier]
+    pub fn from_frag(ctx: TcContext) -> i32 {
+        let mut trace = Trace::new(Hook::FromFrag, &ctx);
+        let outcome = walk::from_frag::walk(&ctx, &mut trace);
+        finish_tc(&ctx, &trace, outcome)
+    }
+
     /// XDP of an uplink.
     #[xdp(frags)]
     pub fn from_uplink_xdp(ctx: XdpContext) -> u32 {
@@ -69,7 +77,8 @@ macro_rules! bpf_only {
     ($($name:ident)+) => { $( #[cfg(target_arch = "bpf")] mod $name; )+ };
 }
 bpf_only! {
-    arp counters decap echo encap endpoint event extension fdb foreign host icmp_error inner nd network node outcome packet port route
+    arp counters decap echo encap endpoint event extension fdb foreign fragment host icmp_error inner nd network node outcome packet port
+    route
     settings source stage too_big
     tunnel uplink walk
 }

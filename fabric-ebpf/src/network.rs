@@ -12,7 +12,7 @@ static NETWORKS: HashMap<u32, NetworkValue, { abi::NETWORKS.entries as usize }> 
 #[btf_map(name = "members")]
 static MEMBERS: HashMap<MemberKey, MemberValue, { abi::MEMBERS.entries as usize }> = HashMap::new();
 
-/// The network of a VNI. Only asked to name the reason of a drop.
+/// The network of a VNI. Not asked on the way of packets that are only bridged.
 #[inline(always)]
 pub fn get(vni: u32) -> Option<&'static NetworkValue> {
     // SAFETY: the memory of a row stays memory of this map while a program runs (`main.rs` says what it may hold).

@@ -24,7 +24,7 @@ use network_types::{
 
 use crate::{
     arp::overwrite,
-    encap, endpoint,
+    encap, endpoint, fragment,
     icmp_error::{self, Error},
     inner::{self, ETH_LEN, IPV4, Ip},
     network, node,
@@ -39,6 +39,9 @@ static ROUTES: LpmTrie<VniPrefix, RouteValue, { abi::ROUTES.entries as usize }> 
 /// drop reasons.
 pub const TO_GATEWAY: i64 = 1 << 40;
 
+/// Beside the VNI in what [`step`] returns: the packet is routed, but has to be fragmented first.
+pub const TO_FRAGMENT: i64 = 1 << 41;
+
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
@@ -52,7 +55,8 @@ struct Packet {
 }
 
 /// Routes a packet to a router's MAC, whose source was checked: returns the VNI of the network that it is in from now on,
-/// [`TO_GATEWAY`], or the number of a drop reason, negated. A packet that is dropped is left as it was.
+/// maybe with [`TO_FRAGMENT`], [`TO_GATEWAY`], or the number of a drop reason, negated. A packet that is dropped is left as it
+/// was.
 ///
 /// Out of line, since most packets are bridged.
 #[inline(never)]
@@ -79,9 +83,15 @@ fn route(ctx: &TcContext) -> Result<i64, DropReason> {
     }
     // A node's own address is none that a packet is routed to.
     let to = to.filter(|to| to.flags == 0).ok_or(DropReason::NoRoute)?;
-    encap::check_size(ctx, path_mtu(route, to)?, &packet.ip)?;
+    let beside = match encap::check_size(ctx, path_mtu(route, to)?, &packet.ip) {
+        Err(DropReason::TooBig) if fragment::is_possible(ctx) => TO_FRAGMENT,
+        checked => {
+            checked?;
+            0
+        }
+    };
     rewrite(ctx, &packet, to.mac, route.gateway_mac)?;
-    Ok(i64::from(route.vni))
+    Ok(i64::from(route.vni) | beside)
 }
 
 #[inline(always)]

@@ -115,6 +115,7 @@ impl Stage {
             ports: ports(&cluster, host),
             uplinks: vec![uplink],
             vxlan_ifindex: Some(vxlan),
+            frag: Some(frag(host)),
             xdp: BTreeSet::new(),
             access: access(&cluster),
         };
@@ -156,6 +157,18 @@ fn veth(name: &str, host: Option<&Host>) -> u32 {
         format!("link set {name}-x up"),
     ]);
     if_nametoindex(name).expect("the interface was just made")
+}
+
+/// The pair of veths for fragments, as the agent makes it.
+fn frag(host: &Host) -> (u32, u32) {
+    let (enter, leave) = (format!("f-{}", host.name), format!("f-{}-in", host.name));
+    ip(&[
+        format!("link add {enter} mtu 65535 gso_max_segs 1 type veth peer name {leave} mtu 65535"),
+        format!("link set {enter} up"),
+        format!("link set {leave} up"),
+    ]);
+    let index = |name: &str| if_nametoindex(name).expect("the interface was just made");
+    (index(&enter), index(&leave))
 }
 
 /// Runs commands of iproute2 in the thread's namespace.
@@ -254,13 +267,14 @@ pub struct Rig {
     ebpf: Ebpf,
     ledger: Ledger,
     facts: NodeFacts,
+    mark: u32,
 }
 
 impl Rig {
     fn new(host: &'static Host, facts: NodeFacts, tables: Tables, globals: Globals) -> Self {
         let mut ebpf = load(globals);
         let ledger = Ledger::new(&mut ebpf);
-        let mut rig = Self { host, tables: Tables::default(), ebpf, ledger, facts };
+        let mut rig = Self { host, tables: Tables::default(), ebpf, ledger, facts, mark: 0 };
         rig.write(tables);
         rig
     }
@@ -344,6 +358,12 @@ impl Rig {
         Place { program: program::FROM_VXLAN, ifindex }
     }
 
+    /// The TC program of the far side of the veth for fragments.
+    pub fn frag(&self) -> Place {
+        let (_, leave) = self.facts.frag.expect("every rig has one");
+        Place { program: program::FROM_FRAG, ifindex: leave }
+    }
+
     /// The TC program of a port at an interface that is no port.
     pub fn wrong_port(&self) -> Place {
         Place { program: program::FROM_CONTAINER, ..self.uplink() }
@@ -371,6 +391,14 @@ impl Rig {
         self.run_gso(place, frame, Gso::default())
     }
 
+    /// The same with a packet that has a mark.
+    pub fn run_marked(&mut self, place: Place, frame: &[u8], mark: u32) -> Ran {
+        self.mark = mark;
+        let ran = self.run(place, frame);
+        self.mark = 0;
+        ran
+    }
+
     /// The same with a frame that is to be segmented.
     pub fn run_gso(&mut self, place: Place, frame: &[u8], gso: Gso) -> Ran {
         let (verdict, bytes) = self.run_uncounted(place, frame, gso);
@@ -383,7 +411,8 @@ impl Rig {
         let mut out = vec![0; frame.len() + HEADROOM];
         let program = self.ebpf.program_mut(place.program).expect("it is loaded");
         let xdp = matches!(program, Program::Xdp(_));
-        let context = if xdp { xdp_md(frame.len(), place.ifindex) } else { sk_buff(place.ifindex, gso) };
+        let context =
+            if xdp { xdp_md(frame.len(), place.ifindex) } else { sk_buff(place.ifindex, self.mark, gso) };
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
@@ -415,6 +444,13 @@ impl Rig {
         self.write(tables);
     }
 
+    /// Changes the MTU toward every node.
+    pub fn change_node_mtu(&mut self, mtu: u16) {
+        let mut tables = self.tables.clone();
+        tables.nodes.values_mut().for_each(|node| node.mtu = mtu);
+        self.write(tables);
+    }
+
     /// Takes the outer header toward a node away.
     pub fn forget_node(&mut self, number: u32) {
         let map = self.ebpf.map_mut(abi::NODES.name).expect("it exists");
@@ -439,13 +475,14 @@ fn fill<K: Pod, V: Pod>(ebpf: &mut Ebpf, name: &str, rows: &Rows<K, V>) {
 }
 
 /// `struct __sk_buff` (`include/uapi/linux/bpf.h`) with the fields that a test run takes.
-fn sk_buff(ifindex: u32, gso: Gso) -> Vec<u8> {
+fn sk_buff(ifindex: u32, mark: u32, gso: Gso) -> Vec<u8> {
     const SIZE: usize = 192;
+    const MARK: usize = 8;
     const IFINDEX: usize = 40;
     const GSO_SEGS: usize = 164;
     const GSO_SIZE: usize = 176;
     let mut context = vec![0; SIZE];
-    for (at, value) in [(IFINDEX, ifindex), (GSO_SEGS, gso.segments), (GSO_SIZE, gso.size)] {
+    for (at, value) in [(MARK, mark), (IFINDEX, ifindex), (GSO_SEGS, gso.segments), (GSO_SIZE, gso.size)] {
         context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
     }
     context

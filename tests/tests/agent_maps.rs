@@ -208,6 +208,7 @@ fn tables_come_back_as_they_were_written() {
             fabric_common::settings::Settings {
                 node: 7,
                 vxlan_ifindex: 3,
+                frag_ifindex: 4,
                 events_per_second: 10,
                 vxlan_port: 4789u16.to_be_bytes(),
                 zero: [0; 2],

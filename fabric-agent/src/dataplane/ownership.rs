@@ -40,6 +40,12 @@ pub const ACCESS_ALIAS: &str = "fabric:access:";
 pub const VXLAN_NAME: &str = "fabric_vxlan";
 /// Alias of the `vxlan` device.
 pub const VXLAN_ALIAS: &str = "fabric:vxlan";
+/// Where packets enter the veth pair without offloads, to be fragmented at its other side.
+pub const FRAG_NAME: &str = "fabric_frag";
+/// The other side.
+pub const FRAG_IN_NAME: &str = "fabric_frag_in";
+/// Alias of both sides.
+pub const FRAG_ALIAS: &str = "fabric:fragments";
 /// Protocol number of our routes (`ip route show proto 251`).
 pub const ROUTE_PROTOCOL: u8 = 251;
 

@@ -4,11 +4,12 @@ use futures::TryStreamExt;
 use netlink_packet_route::route::RouteProtocol;
 use rtnetlink::RouteMessageBuilder;
 
-use super::{KernelError, Netlink, explain};
-use crate::dataplane::ownership::{ROUTE_PROTOCOL, VXLAN_ALIAS, VXLAN_NAME};
+use super::{KernelError, Netlink, explain, frag};
+use crate::dataplane::ownership::{FRAG_NAME, ROUTE_PROTOCOL, VXLAN_ALIAS, VXLAN_NAME};
 
 impl Netlink {
-    /// Deletes the containers' veths, the host's access ports, the `vxlan` device and routes with our protocol number, in this namespace. A
+    /// Deletes the containers' veths, the host's access ports, the `vxlan` device, the pair for fragments and routes with our
+    /// protocol number, in this namespace. A
     /// container's addresses and routes go with its veth. Returns one sentence for each thing; absent is success.
     ///
     /// # Errors
@@ -17,7 +18,8 @@ impl Netlink {
         let mut done = Vec::new();
         for link in self.links().await? {
             let vxlan = link.vxlan.is_some() && (link.alias == VXLAN_ALIAS || link.name == VXLAN_NAME);
-            if vxlan || link.is_port() || link.is_half_made() {
+            let frag = frag::is_side(&link, FRAG_NAME);
+            if vxlan || frag || link.is_port() || link.is_half_made() {
                 self.delete_link(link.index).await?;
                 done.push(format!("interface {} removed", link.name));
             }

@@ -35,6 +35,8 @@ pub struct Link {
     pub running: bool,
     /// Whether it is the loopback interface.
     pub loopback: bool,
+    /// Most segments of a packet that it takes whole.
+    pub gso_max_segs: u32,
     /// Of a `vxlan` device: its settings that matter to us.
     pub vxlan: Option<VxlanInfo>,
 }
@@ -65,6 +67,7 @@ impl Default for Link {
             up: false,
             running: false,
             loopback: false,
+            gso_max_segs: 0,
             vxlan: None,
         }
     }
@@ -200,6 +203,8 @@ fn from_message(message: &LinkMessage) -> Link {
             link.peer = *peer;
         } else if let LinkAttribute::Mtu(mtu) = attribute {
             link.mtu = *mtu;
+        } else if let LinkAttribute::GsoMaxSegs(segments) = attribute {
+            link.gso_max_segs = *segments;
         } else if let LinkAttribute::Address(bytes) = attribute {
             link.mac = <[u8; 6]>::try_from(bytes.as_slice()).map_or(Mac::ZERO, Mac::new);
         } else if let LinkAttribute::LinkInfo(infos) = attribute {

@@ -6,6 +6,7 @@
 mod access;
 pub mod address;
 mod cleanup;
+pub mod frag;
 pub mod link;
 pub mod netns;
 pub mod port;

@@ -6,7 +6,7 @@ use fabric_common::addr::Mac;
 
 use super::{KernelError, Netlink, address::Address, link::Link, route::DefaultRoute};
 use crate::{
-    dataplane::ownership::{PORT_ALIAS, VXLAN_ALIAS},
+    dataplane::ownership::{FRAG_ALIAS, PORT_ALIAS, VXLAN_ALIAS},
     plan::desired::UplinkFacts,
 };
 
@@ -67,7 +67,8 @@ fn stands_out<'a>(
         return Ok(link);
     }
     let mut candidates = links.iter().filter(|link| {
-        let ours = link.alias.starts_with(PORT_ALIAS) || link.alias == VXLAN_ALIAS;
+        let ours =
+            link.alias.starts_with(PORT_ALIAS) || [FRAG_ALIAS, VXLAN_ALIAS].contains(&link.alias.as_str());
         let global = addresses.iter().any(|address| address.ifindex == link.index && address.global);
         !ours && !link.loopback && global
     });

@@ -29,6 +29,8 @@ pub struct NodeFacts {
     pub uplinks: Vec<UplinkFacts>,
     /// Interface index of the agent's `vxlan` device, once it exists.
     pub vxlan_ifindex: Option<u32>,
+    /// Interface indices of the pair of veths for fragments, once it exists: where packets enter and where they leave.
+    pub frag: Option<(u32, u32)>,
     /// Interface index of the host side of each local endpoint's veth, by endpoint name, once it exists.
     pub ports: BTreeMap<String, u32>,
     /// Interface index of the port side of each network's access port, by network name, once it exists.

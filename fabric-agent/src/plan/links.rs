@@ -33,6 +33,9 @@ pub(super) fn compile(context: &mut Context<'_>, settings: &PlanSettings, desire
     if let Some(ifindex) = facts.vxlan_ifindex {
         attach(ifindex, program::FROM_VXLAN);
     }
+    if let Some((_, leave)) = facts.frag {
+        attach(leave, program::FROM_FRAG);
+    }
     for ifindex in desired.tables.ports.keys() {
         attach(*ifindex, program::FROM_CONTAINER);
     }

@@ -36,6 +36,7 @@ pub(super) fn compile(context: &mut Context<'_>, settings: &PlanSettings, desire
         events_per_second: settings.events_per_second,
         vxlan_port: settings.vxlan_port.to_be_bytes(),
         zero: [0; 2],
+        frag_ifindex: facts.frag.map_or(0, |(enter, _)| enter),
         node_mac: ids::node_mac(&facts.node),
         reserved: [0; 2],
     };

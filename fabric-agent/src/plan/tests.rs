@@ -73,6 +73,7 @@ fn facts(ports: &[(&str, u32)]) -> NodeFacts {
             vteps: vec![ip("192.0.2.1")],
         }],
         vxlan_ifindex: Some(3),
+        frag: Some((4, 5)),
         ports: ports.iter().map(|(name, index)| ((*name).to_owned(), *index)).collect(),
         routes: BTreeMap::from([(ip("192.0.2.2"), 2), (ip("192.0.2.3"), 2)]),
         xdp: BTreeSet::new(),
@@ -260,7 +261,16 @@ fn programs_sit_where_they_belong() {
     facts.xdp.insert(2);
     let desired = compile(&scene(), &facts);
     let at: Vec<_> = desired.attachments.iter().map(|a| (a.ifindex, a.program)).collect();
-    assert_eq!(at, [(2, "from_uplink"), (2, "from_uplink_xdp"), (3, "from_vxlan"), (17, "from_container")]);
+    assert_eq!(
+        at,
+        [
+            (2, "from_uplink"),
+            (2, "from_uplink_xdp"),
+            (3, "from_vxlan"),
+            (5, "from_frag"),
+            (17, "from_container")
+        ]
+    );
 }
 
 /// Hosts 2 to 9, names and nodes from a few, so that conflicts and dangling references are frequent.

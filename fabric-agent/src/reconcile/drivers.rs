@@ -32,6 +32,9 @@ pub trait Links: Send {
     fn routes(&mut self, to: BTreeSet<IpAddr>) -> BoxFuture<'_, Result<BTreeMap<IpAddr, u32>, KernelError>>;
     /// Makes the `vxlan` device be there as wanted.
     fn ensure_vxlan<'a>(&'a mut self, wanted: &'a VxlanDevice) -> BoxFuture<'a, Result<u32, KernelError>>;
+    /// Makes the pair of veths for fragments be there; `links` are those that were observed. Says whether something had
+    /// to be done.
+    fn ensure_frag<'a>(&'a mut self, links: &'a [Link]) -> BoxFuture<'a, Result<bool, KernelError>>;
     /// Makes a port's veth, both sides down.
     fn create_port<'a>(&'a mut self, port: &'a PortLink) -> BoxFuture<'a, Result<u32, KernelError>>;
     /// Sets the host side up.
@@ -136,6 +139,10 @@ impl Links for KernelLinks {
 
     fn ensure_vxlan<'a>(&'a mut self, wanted: &'a VxlanDevice) -> BoxFuture<'a, Result<u32, KernelError>> {
         Box::pin(self.netlink.ensure_vxlan(wanted))
+    }
+
+    fn ensure_frag<'a>(&'a mut self, links: &'a [Link]) -> BoxFuture<'a, Result<bool, KernelError>> {
+        Box::pin(self.netlink.ensure_frag(links))
     }
 
     fn create_port<'a>(&'a mut self, port: &'a PortLink) -> BoxFuture<'a, Result<u32, KernelError>> {

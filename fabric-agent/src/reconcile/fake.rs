@@ -18,7 +18,9 @@ use super::{
 use crate::{
     dataplane::{
         DataplaneError, Seated,
-        ownership::{ACCESS_ALIAS, ACCESS_PORT_ALIAS, PORT_ALIAS, VXLAN_ALIAS},
+        ownership::{
+            ACCESS_ALIAS, ACCESS_PORT_ALIAS, FRAG_ALIAS, FRAG_IN_NAME, FRAG_NAME, PORT_ALIAS, VXLAN_ALIAS,
+        },
     },
     kernel::{
         KernelError,
@@ -121,6 +123,27 @@ impl Links for Fake {
             ..Link::default()
         };
         ready(Ok(world.add(link)))
+    }
+
+    fn ensure_frag<'a>(&'a mut self, links: &'a [Link]) -> BoxFuture<'a, Result<bool, KernelError>> {
+        if links.iter().any(|link| link.name == FRAG_NAME) {
+            return ready(Ok(false));
+        }
+        let mut world = self.world();
+        if let Err(text) = world.step("frag".to_owned()) {
+            return ready(refuse(text));
+        }
+        for name in [FRAG_NAME, FRAG_IN_NAME] {
+            let link = Link {
+                name: name.to_owned(),
+                alias: FRAG_ALIAS.to_owned(),
+                kind: "veth".to_owned(),
+                up: true,
+                ..Link::default()
+            };
+            world.add(link);
+        }
+        ready(Ok(true))
     }
 
     fn create_port<'a>(&'a mut self, port: &'a PortLink) -> BoxFuture<'a, Result<u32, KernelError>> {

@@ -10,6 +10,7 @@
 
 mod access;
 mod account;
+mod devices;
 mod drivers;
 mod errors;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! One pass: look, plan, apply. Level-triggered: a pass that was cut short at any line is completed by the next one.
 //!
-//! The order is a contract. What is referred to comes first (the `vxlan` device, veths with both sides down), then
+//! The order is a contract. What is referred to comes first (the agent's own devices, veths with both sides down), then
 //! programs, then rows (in the order of `abi::MAPS`), then ports are set up, host side before container side, so that
 //! a container's first packet finds everything in place. Deletes come last: rows, links, programs. A port goes before
 //! its program, since without it the host's own stack would hear the container. Nothing is deleted before every source
@@ -17,9 +17,9 @@ use super::{
     rows::{self, RowDeltas},
 };
 use crate::{
-    dataplane::Seated,
+    dataplane::{Seated, ownership},
     delta::DeltaTracker,
-    kernel::{KernelError, link::Link, vxlan},
+    kernel::{KernelError, frag, link::Link, vxlan},
     model::Cluster,
     plan::{
         self,
@@ -49,6 +49,7 @@ pub(super) struct Engine<L, D> {
     /// Access ports that were set up completely, as which they were.
     pub(super) accessible: Accessible,
     vxlan_made: bool,
+    pub(super) frag_made: bool,
     retired: bool,
     /// Whether the last pass left the kernel as wanted, as far as it can be.
     pub(super) equal: bool,
@@ -67,6 +68,7 @@ impl<L: Links, D: Datapath> Engine<L, D> {
             finished: BTreeMap::new(),
             accessible: Accessible::new(),
             vxlan_made: false,
+            frag_made: false,
             retired: false,
             equal: false,
             account: Account::default(),
@@ -108,9 +110,10 @@ impl<L: Links, D: Datapath> Engine<L, D> {
         }
         let mut links = observed.links;
         let created_vxlan = self.ensure_vxlan(&desired, &links, errors).await;
+        let created_frag = self.ensure_frag(&links, errors).await;
         let created_ports = self.create_ports(&desired, &links, errors).await;
         let created_access = self.create_access(&desired, &links, errors).await;
-        if created_vxlan || created_ports || created_access {
+        if created_vxlan || created_frag || created_ports || created_access {
             let observed = self.links.observe().await?;
             self.look(cluster, &observed, errors).await;
             desired = plan::plan(cluster, &self.facts, &self.settings);
@@ -141,12 +144,14 @@ impl<L: Links, D: Datapath> Engine<L, D> {
         }
         let indices = self.facts.uplinks.iter().map(|uplink| uplink.ifindex);
         self.facts.xdp = indices.filter(|ifindex| self.datapath.xdp_wanted(*ifindex)).collect();
-        let vxlan = crate::dataplane::ownership::VXLAN_NAME;
+        let vxlan = ownership::VXLAN_NAME;
         self.facts.vxlan_ifindex = observed
             .links
             .iter()
             .find(|link| link.name == vxlan && link.vxlan.is_some())
             .map(|link| link.index);
+        let frag = |name| observed.links.iter().find(|link| frag::is_side(link, name)).map(|link| link.index);
+        self.facts.frag = frag(ownership::FRAG_NAME).zip(frag(ownership::FRAG_IN_NAME));
         self.facts.ports = observed
             .links
             .iter()

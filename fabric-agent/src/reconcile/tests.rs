@@ -58,6 +58,8 @@ async fn a_new_port_comes_in_order() {
     let journal = fake.world().journal.clone();
     let at = |what: &str| journal.iter().position(|step| step.starts_with(what)).expect(what);
     assert!(at("vxlan") < at("attach from_vxlan"));
+    assert!(at("frag") < at("attach from_frag"));
+    assert!(at("attach from_frag") < at("rows +"));
     assert!(at("create web") < at("attach from_container"));
     assert!(at("attach from_container") < at("rows +"));
     assert!(at("rows +") < at("host up web"));

@@ -18,7 +18,7 @@ use fabric_common::{
 use network_types::eth::EthHdr;
 
 use crate::{
-    arp, counters, echo, encap, endpoint, fdb, host,
+    arp, counters, echo, encap, endpoint, fdb, fragment, host,
     inner::{self, ARP, IPV4, IPV6, Ip},
     nd, node,
     outcome::{Outcome, Trace, Verdict, pack, unpack},
@@ -49,25 +49,39 @@ fn gateway(ctx: &TcContext, trace: &Trace) -> Outcome {
     match route::step(ctx) {
         route::TO_GATEWAY => echo::handle(ctx),
         reason if reason < 0 => unpack(reason),
-        vni => unpack(routed_packed(ctx, trace, vni as u32)),
+        next => unpack(routed_packed(ctx, trace, next)),
     }
 }
 
-/// What was routed into network `vni` goes the way of what is bridged there. Out of line, as the stages are.
+/// What was routed into another network goes the way of what is bridged there. `next` is what [`route::step`] returned. Out
+/// of line, as the stages are.
 #[inline(never)]
-fn routed_packed(ctx: &TcContext, trace: &Trace, vni: u32) -> i64 {
-    pack(routed(ctx, trace, vni))
+fn routed_packed(ctx: &TcContext, trace: &Trace, next: i64) -> i64 {
+    pack(routed(ctx, trace, next))
 }
 
 #[inline(always)]
-fn routed(ctx: &TcContext, trace: &Trace, vni: u32) -> Outcome {
+fn routed(ctx: &TcContext, trace: &Trace, next: i64) -> Outcome {
     trace.mark(Stage::Routed);
+    let vni = next as u32;
+    let verdict = if next & route::TO_FRAGMENT == 0 {
+        bridged(ctx, trace, vni)?
+    } else {
+        // Too big for the network or the way there: the far side of the pair finds where it goes.
+        let verdict = unpack(fragment::divert(ctx, settings::get()?.frag_ifindex, vni))?;
+        port::count_egress(trace.slot, trace.segments, trace.length);
+        verdict
+    };
+    counters::action_beside(trace.hook, Action::Routed, trace.segments, trace.length);
+    Ok(verdict)
+}
+
+#[inline(always)]
+fn bridged(ctx: &TcContext, trace: &Trace, vni: u32) -> Outcome {
     let eth: &EthHdr = header(ctx, 0, DropReason::Malformed)?;
     let entry = fdb::get(vni, packet::mac(&eth.dst_addr)).ok_or(DropReason::UnknownDestination)?;
     let ip = inner::ip(ctx, 0, eth.ether_type)?;
-    let verdict = forward(ctx, trace, settings::get()?, vni, entry, &ip)?;
-    counters::action_beside(trace.hook, Action::Routed, trace.segments, trace.length);
-    Ok(verdict)
+    forward(ctx, trace, settings::get()?, vni, entry, &ip)
 }
 
 /// Where a packet goes when the stages are through.
@@ -189,7 +203,7 @@ fn forward(
 /// somebody else's, and before Linux 6.15 `bpf_redirect_peer` leaves that mark, for which the receiver's stack would drop
 /// the packet.
 #[inline(always)]
-fn deliver(ctx: &TcContext, ifindex: u32) -> Verdict {
+pub fn deliver(ctx: &TcContext, ifindex: u32) -> Verdict {
     // SAFETY: plain helper calls; the port is a veth whose peer is in another namespace.
     unsafe {
         bpf_skb_change_type(skb(ctx), PACKET_HOST);
