@@ -6,10 +6,11 @@ use anyhow::{Context, anyhow, bail};
 use fabric_agent::{
     api::{self, ApiState},
     config::{self, Config, StoreAddress},
-    dataplane::{self, Dataplane, Events, Logger, Options, TcMode, UplinkMode},
+    dataplane::{self, CapturedDrops, Dataplane, Events, Logger, Options, TcMode, UplinkMode},
     kernel::{Netlink, watch::Watch},
     manifests::Manifests,
     observe::{
+        capture::Captures,
         events::{self, EventHub},
         names::Names,
     },
@@ -71,6 +72,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let counters = dataplane.counters()?;
     let drops = dataplane.events()?;
     let tracer = dataplane.tracer()?;
+    let (switch, dropped) = dataplane.captures()?;
     let features = dataplane.features(&[]);
 
     let (changed_tx, changed) = mpsc::channel(1);
@@ -91,13 +93,17 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let hub = EventHub::new(EVENT_BACKLOG);
     let mut reconciling = tokio::spawn(reconciler.run(changed, halted));
     tokio::spawn(pump(drops, hub.clone()));
+    let captures = Captures::new(switch, hub.clone());
+    tokio::spawn(pump_captured(dropped, captures.clone()));
     tokio::spawn(name_events(Arc::clone(&store), service.clone(), hub.clone()));
     for feature in features.iter().filter(|feature| !feature.available) {
         tracing::info!("this kernel has no {}: {}", feature.name, feature.note);
     }
 
     let scanned = read_sources(&config, &service, &handle);
-    let state = ApiState::new(service.clone(), hub, Arc::new(counters)).with_tracer(Arc::new(tracer));
+    let state = ApiState::new(service.clone(), hub, Arc::new(counters))
+        .with_tracer(Arc::new(tracer))
+        .with_captures(Arc::new(captures));
     let serve = async {
         let manifests = scanned.await;
         let serving = tokio::spawn(serve(listener, state, stopped));
@@ -201,6 +207,11 @@ async fn log_programs(logger: Logger) {
 async fn pump(drops: Events, hub: EventHub) {
     let error = events::pump(drops, hub).await;
     tracing::warn!("drop events can't be read any more: {error}; counters stay exact");
+}
+
+async fn pump_captured(dropped: CapturedDrops, captures: Captures) {
+    let error = captures.pump(dropped).await;
+    tracing::warn!("dropped packets can't be captured any more: {error}");
 }
 
 /// Keeps the names by which events call networks and endpoints up to date.

@@ -18,6 +18,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use crate::{
+    capture::CaptureRequest,
     event::Event,
     object::{Endpoint, Network, Node, Object},
     status::{Applied, Counter, ErrorBody, Status},
@@ -180,6 +181,13 @@ impl Client {
         Ok(Events { socket: self.socket.clone(), body, buffer: Vec::new() })
     }
 
+    /// A capture, from now on, in the pcapng format.
+    pub async fn capture(&self, request: &CaptureRequest) -> Result<Packets, ClientError> {
+        let body = self.body_of(request)?;
+        let response = self.within(self.send(Method::POST, "/v1/capture", body)).await?;
+        Ok(Packets { socket: self.socket.clone(), body: self.checked(response).await? })
+    }
+
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.within(async { self.decoded(self.send(Method::GET, path, Bytes::new()).await?).await }).await
     }
@@ -189,9 +197,13 @@ impl Client {
         B: Serialize + ?Sized,
         T: DeserializeOwned,
     {
-        let body =
-            serde_json::to_vec(body).map_err(|error| self.broken(format!("can't be asked that: {error}")))?;
-        self.within(async { self.decoded(self.send(Method::POST, path, body.into()).await?).await }).await
+        let body = self.body_of(body)?;
+        self.within(async { self.decoded(self.send(Method::POST, path, body).await?).await }).await
+    }
+
+    fn body_of<B: Serialize + ?Sized>(&self, body: &B) -> Result<Bytes, ClientError> {
+        let body = serde_json::to_vec(body);
+        body.map(Bytes::from).map_err(|error| self.broken(format!("can't be asked that: {error}")))
     }
 
     async fn delete(&self, path: &str) -> Result<(), ClientError> {
@@ -288,6 +300,37 @@ impl Events {
                 Some(Ok(frame)) => self.buffer.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
                 Some(Err(_)) => {
                     let what = "ended while events were read: start it again, then the monitor".to_owned();
+                    return Err(ClientError::Broken { socket: self.socket.clone(), what });
+                }
+            }
+        }
+    }
+}
+
+/// A running capture; dropping it ends it.
+#[derive(Debug)]
+pub struct Packets {
+    socket: PathBuf,
+    body: Incoming,
+}
+
+impl Packets {
+    /// The next bytes of the capture, which need not end with a block; `None` when it has ended.
+    ///
+    /// # Errors
+    /// The connection broke. Cancelling this future loses nothing.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+                Some(Err(_)) => {
+                    let what =
+                        "ended while packets were captured: start it again, then the capture".to_owned();
                     return Err(ClientError::Broken { socket: self.socket.clone(), what });
                 }
             }

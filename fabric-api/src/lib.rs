@@ -4,6 +4,7 @@
 //! Every JSON form here is stable and documented (`docs/generated/openapi.json`). Unknown keys are refused: a typing
 //! mistake must not silently change what a network does.
 
+pub mod capture;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod event;

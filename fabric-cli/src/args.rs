@@ -8,6 +8,7 @@ use fabric_api::client::DEFAULT_SOCKET;
 
 use crate::{
     apply::ApplyArgs,
+    capture::CaptureArgs,
     counters::CountersArgs,
     endpoint::EndpointCommand,
     generate::{CompletionsArgs, ManArgs},
@@ -60,6 +61,8 @@ pub(crate) enum Command {
     Monitor(MonitorArgs),
     /// Walk one packet through the real programs and tables, stage by stage, without sending it
     Trace(TraceArgs),
+    /// Capture packets, dropped ones with the reason, for Wireshark and tcpdump
+    Capture(CaptureArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Print the manual page, or write one page a command into a directory
@@ -70,8 +73,6 @@ pub(crate) enum Command {
     Service(Unavailable),
     #[command(hide = true, disable_help_flag = true)]
     Flows(Unavailable),
-    #[command(hide = true, disable_help_flag = true)]
-    Capture(Unavailable),
     #[command(hide = true, disable_help_flag = true)]
     Top(Unavailable),
     #[command(hide = true, disable_help_flag = true)]

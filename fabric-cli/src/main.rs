@@ -3,6 +3,7 @@
 
 mod apply;
 mod args;
+mod capture;
 mod counters;
 mod endpoint;
 mod generate;
@@ -58,7 +59,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Service(_) => unavailable("service"),
             Command::Flows(_) => unavailable("flows"),
             Command::Trace(args) => trace::run(&client, args).await,
-            Command::Capture(_) => unavailable("capture"),
+            Command::Capture(args) => capture::run(&client, args).await,
             Command::Top(_) => unavailable("top"),
             Command::Bugreport(_) => unavailable("bugreport"),
         }

@@ -228,7 +228,7 @@ fn a_closed_pipe_is_no_error() {
 
 #[test]
 fn what_is_not_built_yet_is_refused_by_name() {
-    for name in ["policy", "service", "flows", "capture", "top", "bugreport"] {
+    for name in ["policy", "service", "flows", "top", "bugreport"] {
         let expected = format!("error: {name} is not available in this version\n");
         assert_eq!(alone(&[name]).refused(), expected);
         assert_eq!(alone(&[name, "ls", "-x", "--help"]).refused(), expected);

@@ -2,6 +2,7 @@
 
 use crate::{
     addr::Addr,
+    capture::CapturedDrop,
     counters::{ACTION_SLOTS, DropKey, HOOK_SLOTS, Tally},
     endpoint::{EndpointKey, EndpointValue},
     event::DropEvent,
@@ -116,6 +117,8 @@ maps! {
     EVENT_BUDGET: "event_budget" PerCpuArray<u32, [u64; 4]> Transient, 1, false, "Rate limit of the events, per CPU: window start (ns), events in it, suppressed since the last event, unused.";
     ICMP_ERRORS: "icmp_errors" PerCpuArray<u32, [u64; 25]> Transient, 1, false, "ICMP errors, per CPU: the time (ns) up to which the rate limit is used up, and room to put one together.";
     EVENTS: "events" RingBuf<u32, DropEvent> Transient, 1 << 20, true, "Sampled drop events.";
+    CAPTURE: "capture" PerCpuArray<u32, u64> Transient, 2, false, "While somebody captures, per CPU: 0 is the time since boot (ns) up to which dropped packets are copied, 1 counts those that found no room.";
+    CAPTURED: "captured" RingBuf<u32, CapturedDrop> Transient, 1 << 20, true, "Dropped packets, while somebody captures.";
 }
 
 /// Names of the programs in the object. Each is at most 15 bytes, the kernel's limit for a program name.

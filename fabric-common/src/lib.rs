@@ -17,6 +17,7 @@
 
 pub mod abi;
 pub mod addr;
+pub mod capture;
 pub mod counters;
 pub mod endpoint;
 pub mod event;

@@ -62,14 +62,20 @@ pub fn report(frame: &impl Frame, trace: &Trace, reason: DropReason) {
     let now = unsafe { bpf_ktime_get_boot_ns() };
     let Some(suppressed) = take(now) else { return };
     let Some(mut entry) = EVENTS.reserve(0) else { return };
-    let event = entry.as_mut_ptr();
-    // In the ring's memory from the start: on the stack the record would take a fifth of what a program has.
-    // SAFETY: the reservation is as large as the record, aligned to 8, and ours until it is submitted; all-zero bytes are
-    // a valid record.
-    let event = unsafe {
-        event.write(core::mem::zeroed());
-        &mut *event
-    };
+    // SAFETY: the reservation is as large as the record, aligned to 8, and ours until it is submitted.
+    unsafe {
+        fill(frame, trace, reason, now, &mut *entry.as_mut_ptr());
+        (*entry.as_mut_ptr()).suppressed = suppressed;
+    }
+    entry.submit(0);
+}
+
+/// Writes the whole record, `suppressed` as 0. In the ring's memory from the start: on the stack it would take a fifth of what a
+/// program has.
+#[inline(always)]
+pub fn fill(frame: &impl Frame, trace: &Trace, reason: DropReason, now: u64, event: &mut DropEvent) {
+    // SAFETY: all-zero bytes are a valid record.
+    *event = unsafe { core::mem::zeroed() };
     event.version = VERSION;
     event.hook = trace.hook as u8;
     event.reason = reason as u8;
@@ -77,14 +83,12 @@ pub fn report(frame: &impl Frame, trace: &Trace, reason: DropReason) {
     event.time = now;
     event.vni = trace.vni;
     event.length = trace.length;
-    event.suppressed = suppressed;
     describe(frame, trace.inner, event);
     match trace.hook {
         Hook::FromUplink | Hook::FromUplinkXdp => outer_source(frame, event),
         Hook::FromVxlan => event.vtep = frame.tunnel_source(),
         Hook::FromContainer | Hook::FromFrag => {}
     }
-    entry.submit(0);
 }
 
 /// The source of a tunnel packet that is dropped with its outer headers on.

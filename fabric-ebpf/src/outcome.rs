@@ -9,7 +9,7 @@ use fabric_common::{
     stage::{Mark, Stage},
 };
 
-use crate::{counters, event, packet::Frame, port, settings, stage};
+use crate::{capture, counters, event, packet::Frame, port, settings, stage};
 
 /// What a walk decided.
 pub type Outcome = Result<Verdict, DropReason>;
@@ -111,6 +111,7 @@ pub fn finish_tc(ctx: &TcContext, trace: &Trace, outcome: Outcome) -> i32 {
         Err(reason) => {
             stage::mark(Mark::Dropped(reason));
             drop_tc(ctx, trace, reason);
+            capture_tc(ctx, trace, reason);
             TC_ACT_SHOT
         }
     }
@@ -128,6 +129,7 @@ pub fn finish_xdp(ctx: &XdpContext, trace: &Trace, outcome: Outcome) -> u32 {
         Err(reason) => {
             stage::mark(Mark::Dropped(reason));
             drop_xdp(ctx, trace, reason);
+            capture_xdp(ctx, trace, reason);
             xdp_action::XDP_DROP
         }
     }
@@ -148,6 +150,17 @@ fn drop_tc(ctx: &TcContext, trace: &Trace, reason: DropReason) {
 fn drop_xdp(ctx: &XdpContext, trace: &Trace, reason: DropReason) {
     counters::drop(trace, reason);
     event::report(ctx, trace, reason);
+}
+
+/// Out of line, and beside the event, whose stack it does not add to.
+#[inline(never)]
+fn capture_tc(ctx: &TcContext, trace: &Trace, reason: DropReason) {
+    capture::dropped(ctx, trace, reason);
+}
+
+#[inline(never)]
+fn capture_xdp(ctx: &XdpContext, trace: &Trace, reason: DropReason) {
+    capture::dropped(ctx, trace, reason);
 }
 
 /// Out of line for its own stack; the verifier removes it with the branch that calls it.

@@ -3,7 +3,7 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, xdp_md},
-    helpers::generated::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
+    helpers::generated::{bpf_skb_load_bytes, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     programs::{TcContext, XdpContext},
 };
 use fabric_common::{
@@ -32,6 +32,10 @@ pub trait Frame {
     fn tunnel_source(&self) -> Addr;
     /// Copies `N` bytes from a variable offset, below the linear part as well.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+    /// Copies the frame's first bytes, at most `room` (a constant), to `to`, which has room for that many. Returns how many.
+    fn copy(&self, to: *mut core::ffi::c_void, room: u32) -> u32;
+    /// The VLAN tag that the kernel keeps beside the frame, as TPID (upper half) and TCI, host byte order; 0 if there is none.
+    fn vlan(&self) -> u32;
 }
 
 impl Frame for TcContext {
@@ -77,6 +81,26 @@ impl Frame for TcContext {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         TcContext::load::<[u8; N]>(self, offset as usize).ok()
+    }
+
+    #[inline(always)]
+    fn copy(&self, to: *mut core::ffi::c_void, room: u32) -> u32 {
+        let len = bounded(Frame::len(self), room);
+        // SAFETY: the helper writes exactly `len` bytes or fails.
+        let failed = len == 0 || unsafe { bpf_skb_load_bytes(skb(self).cast(), 0, to, len) } != 0;
+        if failed { 0 } else { len }
+    }
+
+    #[inline(always)]
+    fn vlan(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe {
+            let skb = &*self.skb.skb;
+            if skb.vlan_present == 0 {
+                return 0;
+            }
+            u32::from((skb.vlan_proto as u16).to_be()) << 16 | skb.vlan_tci & 0xffff
+        }
     }
 }
 
@@ -133,6 +157,27 @@ impl Frame for XdpContext {
         };
         if failed == 0 { Some(bytes) } else { None }
     }
+
+    #[inline(always)]
+    fn copy(&self, to: *mut core::ffi::c_void, room: u32) -> u32 {
+        let len = bounded(Frame::len(self), room);
+        // SAFETY: the helper writes exactly `len` bytes or fails.
+        let failed = len == 0 || unsafe { bpf_xdp_load_bytes(self.as_ptr().cast(), 0, to, len) } != 0;
+        if failed { 0 } else { len }
+    }
+
+    #[inline(always)]
+    fn vlan(&self) -> u32 {
+        0
+    }
+}
+
+/// The smaller of the two, in a form whose bounds the verifier sees.
+#[inline(always)]
+fn bounded(len: u32, room: u32) -> u32 {
+    // A register of its own: the compiler may otherwise compare one copy of the value and pass another.
+    let len = core::hint::black_box(len);
+    if len > room { room } else { len }
 }
 
 /// A header of type `T` at `offset`, or `reason` if the frame is too short.

@@ -2,6 +2,7 @@
 //! and checks frames, [`walk`] runs the programs on them, [`ledger`] watches every counter. [`world`] is where the agent's
 //! dataplane meets the real kernel.
 
+mod captured;
 pub mod cast;
 pub mod frame;
 pub mod icmp;

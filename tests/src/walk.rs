@@ -264,7 +264,7 @@ pub struct Rig {
     pub host: &'static Host,
     /// The planner's rows, as they were written.
     pub tables: Tables,
-    ebpf: Ebpf,
+    pub(crate) ebpf: Ebpf,
     ledger: Ledger,
     facts: NodeFacts,
     mark: u32,

@@ -58,7 +58,9 @@ impl World {
 
     /// Small maps, so that a load takes milliseconds.
     pub fn options(&self) -> Options {
-        let small = abi::MAPS.iter().filter(|map| map.sized && map.name != abi::EVENTS.name);
+        let small = abi::MAPS
+            .iter()
+            .filter(|map| map.sized && ![abi::EVENTS.name, abi::CAPTURED.name].contains(&map.name));
         let sizes = small.map(|map| (map.name.to_owned(), 64)).collect();
         Options { bpffs: self.bpffs(), sizes, ..Options::default() }
     }

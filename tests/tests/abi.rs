@@ -8,6 +8,7 @@ use std::{fmt::Write as _, fs, path::Path};
 use fabric_common::{
     abi::{self, program},
     addr::{Addr, Mac},
+    capture::CapturedDrop,
     counters::{DropKey, Tally},
     endpoint::{EndpointKey, EndpointValue},
     event::DropEvent,
@@ -49,7 +50,7 @@ fn describe() -> String {
     }
     types! {
         Addr Mac Settings UplinkValue LocalVtepValue NetworkValue MemberKey MemberValue NodeValue VtepValue VniPrefix
-        SourceValue PortValue PortCounters EndpointKey EndpointValue FdbKey FdbValue RouteValue DropKey Tally DropEvent
+        SourceValue PortValue PortCounters EndpointKey EndpointValue FdbKey FdbValue RouteValue DropKey Tally DropEvent CapturedDrop
     }
     macro_rules! numbers {
         ($($name:ident)+) => { $(

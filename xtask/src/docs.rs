@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use fabric_common::{
     abi::{MAPS, MapContent, MapKind, MapSpec, program},
     addr::{Addr, Mac},
+    capture::CapturedDrop,
     counters::{DropKey, Tally},
     endpoint::{EndpointKey, EndpointValue},
     event::DropEvent,
@@ -35,6 +36,7 @@ macro_rules! types {
 /// Every shared type, for the documents.
 const TYPES: &[(&str, usize, Fields)] = types![
     Addr,
+    CapturedDrop,
     DropEvent,
     DropKey,
     EndpointKey,

@@ -31,6 +31,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("ovs-vswitchd", "openvswitch-switch"),
     ("ping", "iputils-ping"),
     ("tcpdump", "tcpdump"),
+    ("tshark", "tshark"),
 ];
 
 /// What a build needs: the compiler's sources and the eBPF linker.

@@ -70,7 +70,7 @@ async fn check_local(state: &ApiState, name: &str) -> Result<(), ApiError> {
 }
 
 /// Gives the hub the names of this moment; if they can't be read, events keep the old ones.
-async fn refresh_names(state: &ApiState) {
+pub(super) async fn refresh_names(state: &ApiState) {
     if let (Ok(networks), Ok(endpoints)) = (state.service.networks().await, state.service.endpoints().await) {
         state.events.set_names(Names::new(&networks, &endpoints));
     }

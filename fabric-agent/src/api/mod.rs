@@ -3,6 +3,7 @@
 
 mod apply;
 mod body;
+mod capture;
 mod endpoints;
 mod error;
 mod events;
@@ -27,7 +28,7 @@ use tokio::{net::UnixListener, sync::watch, time::sleep};
 
 pub use self::{openapi::openapi, socket::bind};
 use crate::{
-    observe::{counters::CounterSource, events::EventHub, trace::TraceSource},
+    observe::{capture::CaptureSource, counters::CounterSource, events::EventHub, trace::TraceSource},
     service::Service,
 };
 
@@ -44,6 +45,7 @@ pub struct ApiState {
     events: EventHub,
     counters: Arc<dyn CounterSource>,
     tracer: Option<Arc<dyn TraceSource>>,
+    captures: Option<Arc<dyn CaptureSource>>,
     /// Becomes true when the server ends, so that streams end.
     closing: watch::Receiver<bool>,
 }
@@ -53,13 +55,19 @@ impl ApiState {
     pub fn new(service: Service, events: EventHub, counters: Arc<dyn CounterSource>) -> Self {
         // Replaced by `serve`. A receiver whose sender is gone counts as "not closing".
         let (_, closing) = watch::channel(false);
-        Self { service, events, counters, tracer: None, closing }
+        Self { service, events, counters, tracer: None, captures: None, closing }
     }
 
     /// With somebody who walks packets.
     #[must_use]
     pub fn with_tracer(self, tracer: Arc<dyn TraceSource>) -> Self {
         Self { tracer: Some(tracer), ..self }
+    }
+
+    /// With somebody who captures packets.
+    #[must_use]
+    pub fn with_captures(self, captures: Arc<dyn CaptureSource>) -> Self {
+        Self { captures: Some(captures), ..self }
     }
 }
 
@@ -103,6 +111,7 @@ fn router(state: ApiState) -> Router {
         .route("/v1/counters", get(health::counters))
         .route("/v1/events", get(events::stream))
         .route("/v1/trace", post(trace::trace))
+        .route("/v1/capture", post(capture::capture))
         .route("/v1/openapi.json", get(openapi::document))
         .fallback(error::no_such_path)
         .method_not_allowed_fallback(error::no_such_method)

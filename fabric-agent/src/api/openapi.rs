@@ -11,12 +11,13 @@ use fabric_api::{
     Node,
     // utoipa takes the bare name for any JSON object.
     Object as AnyObject,
+    capture::CaptureRequest,
     status::{Applied, Counter, ErrorBody, Status},
     trace::{TraceReport, TraceRequest},
 };
 use utoipa::OpenApi;
 
-use super::{apply, endpoints, events, health, networks, nodes, trace};
+use super::{apply, capture, endpoints, events, health, networks, nodes, trace};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -31,9 +32,9 @@ use super::{apply, endpoints, events, health, networks, nodes, trace};
         nodes::list, nodes::inspect,
         apply::apply,
         health::status, health::counters,
-        events::stream, trace::trace
+        events::stream, trace::trace, capture::capture
     ),
-    components(schemas(Network, Endpoint, Node, AnyObject, Applied, Status, Counter, Event, TraceRequest, TraceReport, ErrorBody)),
+    components(schemas(Network, Endpoint, Node, AnyObject, Applied, Status, Counter, Event, TraceRequest, TraceReport, CaptureRequest, ErrorBody)),
     tags(
         (name = "networks", description = "Layer 2 networks, one VNI each"),
         (name = "endpoints", description = "Attachments of containers"),

@@ -234,6 +234,7 @@ fn the_document_names_every_route() {
         paths,
         [
             "/v1/apply",
+            "/v1/capture",
             "/v1/counters",
             "/v1/endpoints",
             "/v1/endpoints/{name}",

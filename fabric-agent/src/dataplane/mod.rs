@@ -20,6 +20,7 @@
 
 mod attach;
 mod bpffs;
+mod capture;
 mod cleanup;
 mod clsact;
 mod counters;
@@ -49,6 +50,7 @@ use fabric_api::status::Feature;
 use self::{attach::Links, bpffs::Directory, features::KernelFeatures, maps::OpenMaps};
 pub use self::{
     attach::{Attached, Seated, TcMode, UplinkMode},
+    capture::{CaptureSwitch, CapturedDrops},
     cleanup::cleanup,
     counters::Counters,
     describe::Describe,
@@ -203,6 +205,12 @@ impl Dataplane {
     /// A reader of drop events. Two readers would share the events between them: open it once. Needs a tokio runtime.
     pub fn events(&self) -> Result<Events, DataplaneError> {
         Events::open(&self.maps)
+    }
+
+    /// The switch that makes the programs copy what they drop, and the reader of those copies. Open it once, as the reader of
+    /// events. Needs a tokio runtime.
+    pub fn captures(&self) -> Result<(CaptureSwitch, CapturedDrops), DataplaneError> {
+        Ok((CaptureSwitch::open(&self.maps)?, CapturedDrops::open(&self.maps)?))
     }
 
     /// Whoever walks packets through a second load of the programs; independent of this value.

@@ -28,7 +28,7 @@ use super::{
 
 /// Room for what a program adds to a frame.
 const HEADROOM: usize = 256;
-/// Bytes of the event buffer that nobody reads.
+/// Bytes of the buffers that nobody reads.
 const EVENTS: u32 = 4096;
 
 /// What became of a frame.
@@ -92,6 +92,7 @@ impl Tracer {
         let mut loader = EbpfLoader::new();
         loader.override_global(global::CROSS_FAMILY, &cross_family, true);
         loader.map_max_entries(abi::EVENTS.name, EVENTS);
+        loader.map_max_entries(abi::CAPTURED.name, EVENTS);
         for ((spec, data), pin) in self.opened.tables.iter().zip(&pins) {
             loader.map_pin_path(spec.name, pin.as_path());
             loader.map_max_entries(spec.name, maps::room(spec, data)?);

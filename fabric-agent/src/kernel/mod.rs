@@ -12,6 +12,7 @@ pub mod netns;
 pub mod port;
 pub mod route;
 pub mod sysctl;
+pub mod tap;
 pub mod uplink;
 pub mod vxlan;
 pub mod watch;

@@ -49,12 +49,14 @@ impl EventHub {
         if self.sender.receiver_count() == 0 {
             return;
         }
-        let event = {
-            let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
-            named(raw, &names, &interface(raw.ifindex), wall_clock(raw.time))
-        };
         // An error means that the last subscriber has just gone.
-        drop(self.sender.send(Arc::new(event)));
+        drop(self.sender.send(Arc::new(self.named(raw))));
+    }
+
+    /// A drop in the API's words, with the names of this moment.
+    pub(super) fn named(&self, raw: &DropEvent) -> Event {
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        named(raw, &names, &interface(raw.ifindex), wall_clock(raw.time))
     }
 
     /// Replaces the names that later events get.
@@ -168,7 +170,7 @@ fn interface(ifindex: u32) -> String {
 }
 
 /// The wall clock at a time since boot, nanoseconds.
-fn wall_clock(since_boot: u64) -> SystemTime {
+pub(super) fn wall_clock(since_boot: u64) -> SystemTime {
     let now = SystemTime::now();
     let Ok(boot) = clock_gettime(ClockId::CLOCK_BOOTTIME) else { return now };
     let age = Duration::from(boot).saturating_sub(Duration::from_nanos(since_boot));

@@ -1,5 +1,6 @@
 //! What the kernel saw, in the API's words: live drop events and exact counters.
 
+pub mod capture;
 pub mod counters;
 pub mod events;
 pub mod names;
