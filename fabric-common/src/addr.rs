@@ -41,6 +41,17 @@ impl Addr {
         Self { bytes }
     }
 
+    /// Whether no host may have it as its source (RFC 1122 section 3.2.1.3, RFC 4291 sections 2.5 and 2.7): this network
+    /// (0/8), loopback, multicast, reserved (240/4) and broadcast; `::`, `::1` and multicast.
+    #[inline(always)]
+    pub fn is_martian(&self) -> bool {
+        let b = &self.bytes;
+        if self.is_v4() {
+            return matches!(b[12], 0 | 127 | 224..);
+        }
+        b[0] == 0xff || u128::from_be_bytes(self.bytes) <= 1
+    }
+
     /// Whether this is an IPv4 address in mapped form.
     #[inline(always)]
     pub const fn is_v4(&self) -> bool {
@@ -190,4 +201,28 @@ mod tests {
 
     extern crate std;
     use std::string::ToString;
+
+    #[test]
+    fn martians() {
+        use std::net::IpAddr;
+        let is = |text: &str| Addr::from(text.parse::<IpAddr>().unwrap()).is_martian();
+        for text in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "ff02::1",
+        ] {
+            assert!(is(text), "{text}");
+        }
+        for text in
+            ["1.0.0.1", "126.255.255.255", "223.255.255.255", "169.254.1.1", "::2", "fe80::1", "2001:db8::1"]
+        {
+            assert!(!is(text), "{text}");
+        }
+    }
 }

@@ -172,6 +172,8 @@ numbered! {
         Foreign = 17 "foreign",
         /// IPv4 that is too big and may be fragmented: sent through `fabric_frag`. There: a fragment was cut off, counted beside it, with the bytes of the packet.
         Fragment = 18 "fragment",
+        /// Left to the stack: bytes behind the outer packet, which it cuts off.
+        OuterPadding = 19 "outer_padding",
     }
 }
 

@@ -36,6 +36,10 @@ pub fn check(vni: u32, addr: &Addr, node: u32) -> Result<(), DropReason> {
 /// Out of line: only foreign VTEPs have records by prefix.
 #[inline(never)]
 fn prefix_names(vni: u32, addr: &Addr, node: u32) -> bool {
+    // However wide the prefix is.
+    if addr.is_martian() {
+        return false;
+    }
     let key = Key::new(VniPrefix::BITS, VniPrefix::new(vni, *addr));
     SOURCE_PREFIXES.get(&key).is_some_and(|record| record.names(node))
 }

@@ -167,6 +167,11 @@ fn vxlan(
     vtep: Addr,
     ecn: u8,
 ) -> Result<Outer, DropReason> {
+    // Bytes behind the datagram would be taken for a part of the inner frame.
+    let end = u32::from(u16::from_be_bytes(udp.len)) + (inner - UDP_LEN - VXLAN_LEN) as u32;
+    if frame.gso_size() == 0 && end < frame.len() {
+        return Ok(Outer::Stack(Action::OuterPadding));
+    }
     if udp.check != [0, 0] {
         return Ok(Outer::Stack(Action::OuterChecksum));
     }

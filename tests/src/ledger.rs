@@ -152,19 +152,25 @@ impl Ledger {
                 changes.lines.insert(name.clone(), moved);
             }
         }
+        changes.events = self.events();
+        for event in &changes.events {
+            let name = format!("events {} {}", hook(event.hook), reason(event.reason));
+            *changes.lines.entry(name).or_default() += 1;
+        }
+        self.before = after;
+        changes
+    }
+
+    /// The events since the last look, in order. They are a frame's own reason without a look at any counter.
+    pub fn events(&mut self) -> Vec<DropEvent> {
+        let mut events = Vec::new();
         while let Some(item) = self.events.next() {
             let event: &[u8] = &item;
             assert_eq!(event.len(), size_of::<DropEvent>(), "an event has another size");
             // SAFETY: the length is that of the record, which is valid for every bit pattern; read without alignment.
-            let event = unsafe { event.as_ptr().cast::<DropEvent>().read_unaligned() };
-            *changes
-                .lines
-                .entry(format!("events {} {}", hook(event.hook), reason(event.reason)))
-                .or_default() += 1;
-            changes.events.push(event);
+            events.push(unsafe { event.as_ptr().cast::<DropEvent>().read_unaligned() });
         }
-        self.before = after;
-        changes
+        events
     }
 
     fn read(&self) -> Lines {

@@ -1,10 +1,12 @@
 //! What runs programs and namespaces for real. The packet walks are here: [`cast`] names who takes part, [`frame`] builds
-//! and checks frames, [`walk`] runs the programs on them, [`ledger`] watches every counter. [`world`] is where the agent's
+//! and checks frames, [`walk`] runs the programs on them, [`ledger`] watches every counter. [`fuzz`] gives them frames that nobody would
+//! send and judges what they do. [`world`] is where the agent's
 //! dataplane meets the real kernel.
 
 mod captured;
 pub mod cast;
 pub mod frame;
+pub mod fuzz;
 pub mod icmp;
 pub mod ledger;
 pub mod load;

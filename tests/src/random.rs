@@ -2,15 +2,24 @@
 
 use crate::frame::ETH;
 
+/// The variable `FABRIC_SEED`, or a fixed seed.
+pub fn seed() -> u64 {
+    std::env::var("FABRIC_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x5eed_fab0)
+}
+
 /// A generator of frames that are almost right. The same seed gives the same frames.
 pub struct Random(u64);
 
 impl Random {
     /// From the variable `FABRIC_SEED`, or a fixed seed. The seed is shown if the test fails.
     pub fn from_environment() -> Self {
-        let seed =
-            std::env::var("FABRIC_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x5eed_fab0);
+        let seed = seed();
         eprintln!("frames of FABRIC_SEED={seed}");
+        Self(seed)
+    }
+
+    /// From a seed.
+    pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
@@ -26,6 +35,16 @@ impl Random {
     /// A number below `end`, which is not 0.
     pub fn below(&mut self, end: usize) -> usize {
         (self.next_u64() % end as u64) as usize
+    }
+
+    /// One of several.
+    pub fn of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len())]
+    }
+
+    /// True once in `n` times.
+    pub fn once_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
     }
 
     /// One of `seeds` with up to three changes, or now and then noise; never shorter than an Ethernet header, which

@@ -171,6 +171,7 @@ pub fn header_table() -> Vec<Case> {
             bent(right.clone(), ETH + IPV4 + 4, &[0, 29]),
             Dropped(D::BadOuter),
         ),
+        case("bytes behind the outer packet", [&right[..], b"padding"].concat(), Stack(Action::OuterPadding)),
         case("TCP to the port of VXLAN", bent(right.clone(), ETH + 9, &[6]), Stack(Action::NotOurs)),
         case("a VLAN tag outside", tagged(&right), Stack(Action::NotOurs)),
         case(

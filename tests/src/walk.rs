@@ -25,6 +25,7 @@ use fabric_agent::{
 use fabric_api::Object;
 use fabric_common::{
     abi::{self, program},
+    event::DropEvent,
     node::NodeValue,
     prefix::VniPrefix,
     route::RouteValue,
@@ -462,6 +463,11 @@ impl Rig {
     /// What moved since the last look.
     pub fn changes(&mut self) -> Changes {
         self.ledger.changes()
+    }
+
+    /// The events since the last look, without one at the counters.
+    pub fn events(&mut self) -> Vec<DropEvent> {
+        self.ledger.events()
     }
 }
 

@@ -87,7 +87,8 @@ fn headers_at_the_vxlan_device() {
                 let drop = dropped(HOOK, DropReason::Malformed, left - frame::UDP - frame::VXLAN);
                 scene.expect(&case.name, &case.packet, &[drop]);
             }
-            Fate::Delivered | Fate::Stack(Action::OuterChecksum | Action::OuterOptions) => {
+            Fate::Delivered
+            | Fate::Stack(Action::OuterChecksum | Action::OuterOptions | Action::OuterPadding) => {
                 scene.expect_delivered(&case.name, &case.packet, length);
             }
             Fate::Dropped(reason @ (DropReason::UnknownVni | DropReason::Malformed)) => {

@@ -3,7 +3,7 @@
 mod leftovers;
 mod nextest;
 
-use std::{process::Command, time::Instant};
+use std::{collections::BTreeMap, process::Command, time::Instant};
 
 use anyhow::{Result, bail, ensure};
 
@@ -18,6 +18,7 @@ struct Ladder {
     failures: Vec<String>,
     passed: u64,
     failed: u64,
+    frames: BTreeMap<String, u64>,
 }
 
 impl Ladder {
@@ -43,11 +44,14 @@ impl Ladder {
     }
 
     /// A run of tests; its output is shown as it comes.
-    fn tests(&mut self, name: &str, run: impl FnOnce() -> Result<nextest::Counts>) {
+    fn tests(&mut self, name: &str, run: impl FnOnce() -> Result<nextest::Ran>) {
         println!("{} {name}", ui::dim("·"));
         let step = ui::Step::start(name);
         match run() {
-            Ok(counts) => {
+            Ok(nextest::Ran { counts, frames }) => {
+                for (kind, number) in frames {
+                    *self.frames.entry(kind).or_default() += number;
+                }
                 self.passed += counts.passed;
                 self.failed += counts.failed;
                 let note = format!("{} passed, {} failed", counts.passed, counts.failed);
@@ -70,6 +74,9 @@ impl Ladder {
 
     fn end(self, start: Instant) -> Result<()> {
         println!();
+        for (kind, number) in &self.frames {
+            println!("{} {number} {kind} frames", ui::dim("·"));
+        }
         if self.failures.is_empty() {
             println!("{} everything passed in {}", ui::green("✓"), ui::seconds(start.elapsed()));
         } else {
@@ -107,7 +114,9 @@ pub(crate) fn run(filter: Option<&str>, quick: bool) -> Result<()> {
     } else if ladder.step("build", |_| agent::build_all().map(|()| String::new())) {
         ladder.tests("unit tests", || nextest::run(nextest::Kind::Unit, filter));
         if filter.is_none() {
-            ladder.tests("documentation tests", nextest::doctests);
+            ladder.tests("documentation tests", || {
+                Ok(nextest::Ran { counts: nextest::doctests()?, ..Default::default() })
+            });
         }
         privileged(&mut ladder, filter);
     } else {

@@ -1,6 +1,6 @@
 //! Runs of nextest and their counts.
 
-use std::{fs, process::Command};
+use std::{collections::BTreeMap, fs, process::Command};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -24,6 +24,17 @@ pub(crate) struct Counts {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
 }
+
+/// A run's counts, and the frames that its tests ran by kind (`fuzz`).
+#[derive(Debug, Default)]
+pub(crate) struct Ran {
+    pub(crate) counts: Counts,
+    pub(crate) frames: BTreeMap<String, u64>,
+}
+
+/// What `cargo xtask test wire` chooses: everything that shows how packets are handled. Labs of the control plane are not.
+const WIRE: &str = "(binary(~walk_) | binary(~fuzz_) | (binary(~lab_) \
+     - binary(~lab_input) - binary(~lab_manifests) - binary(~lab_restart)))";
 
 /// Refuses a filter that would not be a plain part of a name.
 ///
@@ -51,7 +62,10 @@ fn select(command: &mut Command, kind: Kind, filter: Option<&str>) {
         Kind::Privileged => PRIVILEGED.to_owned(),
     };
     if let Some(filter) = filter {
-        expression = format!("{expression} & (test({filter}) | binary(~{filter}))");
+        expression = match filter {
+            "wire" => format!("{expression} & {WIRE}"),
+            filter => format!("{expression} & (test({filter}) | binary(~{filter}))"),
+        };
     }
     command.args(["--workspace", "-E", &expression]);
 }
@@ -60,7 +74,7 @@ fn select(command: &mut Command, kind: Kind, filter: Option<&str>) {
 ///
 /// # Errors
 /// If they don't compile or nextest itself fails.
-pub(crate) fn run(kind: Kind, filter: Option<&str>) -> Result<Counts> {
+pub(crate) fn run(kind: Kind, filter: Option<&str>) -> Result<Ran> {
     // nextest keeps its reports there, whatever cargo's target directory is.
     let report = root().join("target/nextest/default/junit.xml");
     let _ = fs::remove_file(&report);
@@ -70,16 +84,32 @@ pub(crate) fn run(kind: Kind, filter: Option<&str>) -> Result<Counts> {
     command.args(["--run-ignored", "all"]);
     select(&mut command, kind, filter);
     let status = command.status().context("cargo-nextest does not start")?;
-    let counts = match fs::read_to_string(&report) {
-        Ok(text) => counts(&text).with_context(|| format!("{} has no counts", report.display()))?,
-        Err(_) if filter.is_some() => Counts::default(),
+    let ran = match fs::read_to_string(&report) {
+        Ok(text) => Ran {
+            counts: counts(&text).with_context(|| format!("{} has no counts", report.display()))?,
+            frames: frames(&text),
+        },
+        Err(_) if filter.is_some() => Ran::default(),
         Err(error) => bail!("cargo-nextest wrote no report ({error})"),
     };
     // 100: a test failed.
-    if !status.success() && (status.code() != Some(100) || counts.failed == 0) {
+    if !status.success() && (status.code() != Some(100) || ran.counts.failed == 0) {
         bail!("cargo-nextest ended with {status}");
     }
-    Ok(counts)
+    Ok(ran)
+}
+
+/// Lines `frames KIND NUMBER` of the tests' output, summed by kind.
+fn frames(junit: &str) -> BTreeMap<String, u64> {
+    let mut sums = BTreeMap::new();
+    for line in junit.lines() {
+        if let [.., "frames", kind, number] = line.split(' ').collect::<Vec<_>>()[..]
+            && let Ok(number) = number.parse::<u64>()
+        {
+            *sums.entry(kind.to_owned()).or_default() += number;
+        }
+    }
+    sums
 }
 
 /// Privileged tests that are marked as ignored.
@@ -146,13 +176,21 @@ fn counts(junit: &str) -> Option<Counts> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Counts, check, counts, doctest_counts};
+    use super::{Counts, check, counts, doctest_counts, frames};
 
     #[test]
     fn junit_counts() {
         let text = r#"<?xml version="1.0"?><testsuites name="n" tests="7" failures="2" errors="1" uuid="x" time="0.1">"#;
         assert_eq!(counts(text), Some(Counts { passed: 4, failed: 3 }));
         assert_eq!(counts("<testsuites name=\"n\">"), None);
+    }
+
+    #[test]
+    fn frames_are_summed_by_kind() {
+        let text =
+            "<system-out>test a ... \nframes fuzz 300\nframes fuzz x\nframes other 7\nframes fuzz 40\nok";
+        let sums: Vec<_> = frames(text).into_iter().collect();
+        assert_eq!(sums, [("fuzz".to_owned(), 340), ("other".to_owned(), 7)]);
     }
 
     #[test]
