@@ -160,7 +160,11 @@ fn options(config: &Config) -> Options {
 fn settings(config: &Config) -> Settings {
     Settings {
         node: config.node.clone(),
-        plan: PlanSettings { vxlan_port: config.vxlan_port, events_per_second: config.events_per_second },
+        plan: PlanSettings {
+            vxlan_port: config.vxlan_port,
+            events_per_second: config.events_per_second,
+            dscp: config.dscp,
+        },
         resync: RESYNC,
         bpffs: config.bpffs.display().to_string(),
     }

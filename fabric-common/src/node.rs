@@ -31,12 +31,17 @@ shared! {
         pub flags: u16,
         /// Used length of `outer`, bytes.
         pub outer_len: u16,
-        /// Always zero.
-        pub reserved: u16,
-        /// Outer IP, UDP and VXLAN headers in wire order; total length, IP checksum, UDP length, source port and VNI are zero.
+        /// DSCP of the outer header, in its place in the traffic class (TOS) byte; zero where it is copied.
+        pub class: u8,
+        /// Bits of the inner traffic class byte that the outer one takes over: ECN, and DSCP where it is copied (RFC 2983).
+        pub inherit: u8,
+        /// Outer IP, UDP and VXLAN headers in wire order, `class` among them; total length, IP checksum, UDP length, source port and VNI are zero.
         pub outer: [u8; 56],
     }
 }
+
+/// The two bits of ECN in the traffic class byte (RFC 3168 section 5); the six above are the DSCP (RFC 2474).
+pub const CLASS_ECN: u8 = 0x03;
 
 /// The outer header is IPv6.
 pub const FLAG_V6: u16 = 1;

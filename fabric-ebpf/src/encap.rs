@@ -14,7 +14,7 @@ use aya_ebpf::{
 };
 use fabric_common::{
     addr::Addr,
-    node::{FLAG_UDP_CHECKSUM, FLAG_V6, FLAG_VIA_DEVICE, NodeValue, OUTER_MAX, OUTER_V4_LEN, OVERHEAD_V4, OVERHEAD_V6},
+    node::{CLASS_ECN, FLAG_UDP_CHECKSUM, FLAG_V6, FLAG_VIA_DEVICE, NodeValue, OUTER_MAX, OUTER_V4_LEN, OVERHEAD_V4, OVERHEAD_V6},
     reason::{Action, DropReason},
     settings::Settings,
     stage::{Mark, Stage},
@@ -64,17 +64,17 @@ pub fn send(ctx: &TcContext, settings: &Settings, node: &NodeValue, vni: u32, ip
         return via_device(ctx, settings, node, vni);
     }
     let eth: &[u8; ETH_LEN] = header(ctx, 0, DropReason::Malformed)?;
-    let [_, second]: &[u8; 2] = header(ctx, ETH_LEN, DropReason::Malformed)?;
-    // Normal mode (RFC 6040 section 4.1): as it stands inside.
+    let ip_start: &[u8; 2] = header(ctx, ETH_LEN, DropReason::Malformed)?;
     let v6 = u16::from_ne_bytes([eth[12], eth[13]]) == IPV6;
-    let ecn = inner::ecn(*second, v6);
+    // ECN in normal mode (RFC 6040 section 4.1): as it stands inside.
+    let class = inner::class(*ip_start, v6) & node.inherit;
     let hash = flow_hash(ctx, v6)?;
     let code = if node.flags & FLAG_V6 == 0 {
         let mut outer = Outer::new(node, eth);
-        fill_v4(&mut outer.headers, node, ctx.len(), vni, hash, ecn);
+        fill_v4(&mut outer.headers, node, ctx.len(), vni, hash, class);
         outer.put_on(ctx, node, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4)
     } else {
-        over_v6(ctx, node, vni, hash, u32::from(ecn))
+        over_v6(ctx, node, vni, hash, u32::from(class))
     };
     match code {
         // A packet that is already a tunnel packet inside (the container's own VXLAN): the stack can nest them.
@@ -91,10 +91,10 @@ const FAILED: i64 = -2;
 
 /// Out of line: the longer header would take from the stack of every packet.
 #[inline(never)]
-fn over_v6(ctx: &TcContext, node: &NodeValue, vni: u32, hash: u32, ecn: u32) -> i64 {
+fn over_v6(ctx: &TcContext, node: &NodeValue, vni: u32, hash: u32, class: u32) -> i64 {
     let Ok(eth) = header::<[u8; ETH_LEN]>(ctx, 0, DropReason::Malformed) else { return FAILED };
     let mut outer = Outer::new(node, eth);
-    fill_v6(&mut outer.headers, ctx.len(), vni, hash, ecn as u8);
+    fill_v6(&mut outer.headers, ctx.len(), vni, hash, class as u8);
     outer.put_on(ctx, node, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6)
 }
 
@@ -173,16 +173,16 @@ fn ports(ctx: &TcContext, offset: usize) -> u32 {
     header::<[u8; 4]>(ctx, offset, DropReason::Malformed).map_or(0, |ports| word(ports))
 }
 
-/// Fills what depends on the packet into the template.
+/// Fills what depends on the packet into the template. `class`: what the outer traffic class takes over.
 #[inline(always)]
-fn fill_v4(h: &mut [u8; OUTER_V4_LEN], node: &NodeValue, frame_len: u32, vni: u32, hash: u32, ecn: u8) {
+fn fill_v4(h: &mut [u8; OUTER_V4_LEN], node: &NodeValue, frame_len: u32, vni: u32, hash: u32, class: u8) {
     let udp_len = frame_len as u16 + 16;
     // Wraps for a GSO packet near 64 KiB, as in the kernel's own tunnels; segmentation writes each segment's length.
     let ip_len = (udp_len.wrapping_add(20)).to_be();
-    // The template's other bits are the DSCP, so that adding to the byte and to the sum is the same.
-    h[1] |= ecn;
+    // The template has none of these bits, so that adding to the byte and to the sum is the same.
+    h[1] |= class;
     h[2..4].copy_from_slice(&ip_len.to_ne_bytes());
-    let sum = node.ip_sum + u32::from(ip_len) + u32::from(u16::from_ne_bytes([0, ecn]));
+    let sum = node.ip_sum + u32::from(ip_len) + u32::from(u16::from_ne_bytes([0, class]));
     h[10..12].copy_from_slice(&checksum::finish(sum).to_ne_bytes());
     h[20..22].copy_from_slice(&entropy::source_port(hash).to_be_bytes());
     h[24..26].copy_from_slice(&udp_len.to_be_bytes());
@@ -191,9 +191,10 @@ fn fill_v4(h: &mut [u8; OUTER_V4_LEN], node: &NodeValue, frame_len: u32, vni: u3
 
 /// The same over IPv6. The flow's hash is in the flow label as well, for routers that look no further (RFC 6438).
 #[inline(always)]
-fn fill_v6(h: &mut [u8; OUTER_MAX], frame_len: u32, vni: u32, hash: u32, ecn: u8) {
+fn fill_v6(h: &mut [u8; OUTER_MAX], frame_len: u32, vni: u32, hash: u32, class: u8) {
     let udp_len = (frame_len as u16).wrapping_add(16);
-    h[1] |= ecn << 4 | (hash >> 16) as u8 & 0xf;
+    h[0] |= class >> 4;
+    h[1] |= class << 4 | (hash >> 16) as u8 & 0xf;
     h[2..4].copy_from_slice(&(hash as u16).to_be_bytes());
     h[4..6].copy_from_slice(&udp_len.to_be_bytes());
     h[40..42].copy_from_slice(&entropy::source_port(hash).to_be_bytes());
@@ -240,11 +241,16 @@ fn to_device(ctx: &TcContext, settings: &Settings, node: &NodeValue, vni: u32) -
     if settings.vxlan_ifindex == 0 {
         return Err(DropReason::NoVxlanDevice);
     }
+    let eth: &EthHdr = header(ctx, 0, DropReason::Malformed)?;
+    let ip_start: &[u8; 2] = header(ctx, ETH_LEN, DropReason::Malformed)?;
+    // The device takes the ECN field over by itself (`ip_tunnel_ecn_encap`).
+    let dscp = inner::class(*ip_start, eth.ether_type == IPV6) & node.inherit & !CLASS_ECN;
     // SAFETY: an all-zero key is valid; the helper copies it.
     unsafe {
         let mut key: bpf_tunnel_key = core::mem::zeroed();
         key.tunnel_id = vni;
         key.tunnel_ttl = 64;
+        key.tunnel_tos = node.class | dscp;
         let mut flags = BPF_F_DONT_FRAGMENT;
         if node.flags & FLAG_UDP_CHECKSUM == 0 {
             flags |= BPF_F_ZERO_CSUM_TX;

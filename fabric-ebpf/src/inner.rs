@@ -71,6 +71,12 @@ pub fn destination(frame: &impl Frame, offset: usize, ether_type: u16) -> Result
     })
 }
 
+/// The traffic class (TOS) of an IP header that starts with these bytes: DSCP and ECN.
+#[inline(always)]
+pub fn class([first, second]: [u8; 2], v6: bool) -> u8 {
+    if v6 { first << 4 | second >> 4 } else { second }
+}
+
 /// The ECN field of an IP header, whose second byte holds it in both families: at its end, or in its upper half.
 #[inline(always)]
 pub fn ecn(second: u8, v6: bool) -> u8 {

@@ -16,7 +16,7 @@ use aya::{
     programs::{Program, TcAttachType},
 };
 use fabric_agent::{
-    model::Cluster,
+    model::{Cluster, Dscp},
     plan::{
         desired::{NodeFacts, PlanSettings, Rows, Tables, UplinkFacts},
         plan,
@@ -77,24 +77,30 @@ impl Stage {
 
     /// A host with other objects or features.
     pub fn rig_with(&self, host: &'static Host, objects: &[Object], globals: Globals) -> Rig {
-        self.build(host, objects, globals, veth(&format!("v-{}", host.name), None))
+        self.build(host, objects, globals, Dscp::default(), veth(&format!("v-{}", host.name), None))
+    }
+
+    /// A host with this setting of the outer DSCP.
+    pub fn rig_with_dscp(&self, host: &'static Host, objects: &[Object], dscp: Dscp) -> Rig {
+        let device = veth(&format!("v-{}", host.name), None);
+        self.build(host, objects, Globals::default(), dscp, device)
     }
 
     /// A host that the kernel's own stack can hand packets to: its uplink has an address, and its `vxlan` device is one.
     /// A stage has room for one of these.
     pub fn rig_with_stack(&self, host: &'static Host) -> Rig {
-        self.rig_with_stack_and(host, &cast::objects(host))
+        self.rig_with_stack_and(host, &cast::objects(host), Dscp::default())
     }
 
-    /// The same with other objects.
-    pub fn rig_with_stack_and(&self, host: &'static Host, objects: &[Object]) -> Rig {
+    /// The same with other objects and this setting of the outer DSCP.
+    pub fn rig_with_stack_and(&self, host: &'static Host, objects: &[Object], dscp: Dscp) -> Rig {
         let (uplink, device) = (format!("up-{}", host.name), format!("v-{}", host.name));
         ip(&[
             format!("link add {device} type vxlan external dstport {VXLAN_PORT}"),
             format!("link set {device} up"),
         ]);
         let ifindex = if_nametoindex(device.as_str()).expect("the interface was just made");
-        let rig = self.build(host, objects, Globals::default(), ifindex);
+        let rig = self.build(host, objects, Globals::default(), dscp, ifindex);
         ip(&[format!("address add {}/16 dev {uplink}", host.vtep)]);
         for name in ["all", &uplink] {
             let path = format!("/proc/sys/net/ipv4/conf/{name}/rp_filter");
@@ -103,7 +109,14 @@ impl Stage {
         rig
     }
 
-    fn build(&self, host: &'static Host, objects: &[Object], globals: Globals, vxlan: u32) -> Rig {
+    fn build(
+        &self,
+        host: &'static Host,
+        objects: &[Object],
+        globals: Globals,
+        dscp: Dscp,
+        vxlan: u32,
+    ) -> Rig {
         let uplink = uplink(host);
         let cluster = Cluster::from_objects(objects);
         assert!(cluster.problems.is_empty(), "the cast is at odds with itself: {:?}", cluster.problems);
@@ -120,7 +133,7 @@ impl Stage {
             xdp: BTreeSet::new(),
             access: access(&cluster),
         };
-        let settings = PlanSettings { vxlan_port: VXLAN_PORT, events_per_second: EVENTS_PER_SECOND };
+        let settings = PlanSettings { vxlan_port: VXLAN_PORT, events_per_second: EVENTS_PER_SECOND, dscp };
         let desired = plan(&cluster, &facts, &settings);
         assert!(desired.problems.is_empty(), "the planner finds problems: {:?}", desired.problems);
         Rig::new(host, facts, desired.tables, globals)

@@ -18,7 +18,7 @@ use nix::{
 
 use crate::{
     cast::{Container, Host},
-    frame::{ETH, IPV4},
+    frame::{ETH, IPV4, IPV6},
     load::{Globals, load},
     walk::{Rig, xdp_md},
 };
@@ -90,13 +90,18 @@ impl Tap {
         Self(socket.into())
     }
 
-    /// The tunnel packets over IPv4 that left since the last call.
+    /// The tunnel packets that left since the last call.
     pub fn tunnelled(&mut self) -> Vec<Vec<u8>> {
         let (mut packets, mut buffer) = (Vec::new(), vec![0; 65_536]);
         while let Ok(length) = self.0.read(&mut buffer) {
             let port = crate::cast::VXLAN_PORT.to_be_bytes();
             let frame = &buffer[..length];
-            if frame.get(ETH + IPV4 + 2..ETH + IPV4 + 4) == Some(&port) && frame[12..14] == [8, 0] {
+            let udp = match frame.get(12..ETH) {
+                Some([0x08, 0x00]) => ETH + IPV4,
+                Some([0x86, 0xdd]) => ETH + IPV6,
+                _ => continue,
+            };
+            if frame.get(udp + 2..udp + 4) == Some(&port) {
                 packets.push(frame.to_vec());
             }
         }

@@ -3,6 +3,7 @@
 
 use std::process::Command;
 
+use fabric_agent::model::Dscp;
 use fabric_common::reason::{Action, Hook};
 use fabric_tests::{
     cast::{self, BLUE, CA1, CB1, FAMILIES, HOST_A, HOST_B, Host, STATION, SWITCH},
@@ -22,7 +23,7 @@ struct Scene {
 /// HOST_B with its stack, an uplink that computes all checksums itself, and programs everywhere.
 fn scene(udp_checksum: bool) -> Scene {
     let objects = cast::objects_with_station(&HOST_B, udp_checksum);
-    let mut rig = Stage::enter().rig_with_stack_and(&HOST_B, &objects);
+    let mut rig = Stage::enter().rig_with_stack_and(&HOST_B, &objects, Dscp::default());
     for place in [rig.vxlan_device(), rig.uplink(), rig.port(&CB1)] {
         rig.attach(place);
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// Fabric's agent: keeps this node's eBPF programs and maps equal to what was declared.
 #[derive(Clone, Debug, clap::Parser)]
@@ -73,6 +73,10 @@ pub struct Settings {
     /// UDP port of VXLAN [default: 4789]
     #[arg(long, global = true, value_name = "PORT", env = "FABRIC_VXLAN_PORT")]
     pub vxlan_port: Option<u16>,
+    /// DSCP of outer headers: 0 to 63, or "copy" to take over that of the inner packet [default: 0]
+    #[arg(long, global = true, value_name = "DSCP", env = "FABRIC_DSCP")]
+    #[serde(deserialize_with = "number_or_text")]
+    pub dscp: Option<String>,
     /// Whether the first stage on the uplinks is XDP [default: auto]
     #[arg(long, global = true, value_enum, value_name = "MODE", env = "FABRIC_UPLINK_MODE")]
     pub uplink_mode: Option<UplinkMode>,
@@ -125,6 +129,7 @@ impl Settings {
             underlay: list(self.underlay, other.underlay),
             vtep: list(self.vtep, other.vtep),
             vxlan_port: self.vxlan_port.or(other.vxlan_port),
+            dscp: self.dscp.or(other.dscp),
             uplink_mode: self.uplink_mode.or(other.uplink_mode),
             manifests: self.manifests.or(other.manifests),
             store: self.store.or(other.store),
@@ -137,4 +142,18 @@ impl Settings {
             maps: if self.maps.is_empty() { other.maps } else { self.maps },
         }
     }
+}
+
+/// What is written as a number or in quotes in the file.
+fn number_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a number or a string")]
+    enum Either {
+        Number(i64),
+        Text(String),
+    }
+    Ok(Some(match Either::deserialize(deserializer)? {
+        Either::Number(number) => number.to_string(),
+        Either::Text(text) => text,
+    }))
 }

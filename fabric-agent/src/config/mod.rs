@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::model;
+use crate::model::{self, Dscp};
 
 mod args;
 mod maps;
@@ -50,6 +50,8 @@ pub struct Config {
     pub vteps: Vec<IpAddr>,
     /// UDP port of VXLAN, not 0.
     pub vxlan_port: u16,
+    /// DSCP of outer headers.
+    pub dscp: Dscp,
     /// Whether XDP is used on the uplinks.
     pub uplink_mode: UplinkMode,
     /// A directory of objects.
@@ -105,6 +107,7 @@ impl Config {
             underlay: underlay(settings.underlay)?,
             vteps: vteps(settings.vtep)?,
             vxlan_port: port(settings.vxlan_port)?,
+            dscp: dscp(settings.dscp.as_deref())?,
             uplink_mode: settings.uplink_mode.unwrap_or_default(),
             manifests: settings.manifests.map(|path| absolute("manifests", path)).transpose()?,
             store: store(settings.store.as_deref().unwrap_or(DEFAULT_STORE))?,
@@ -121,6 +124,10 @@ impl Config {
         let size = |name| self.maps.get(name).copied().unwrap_or(0);
         size("ports").min(size("port_counters"))
     }
+}
+
+fn dscp(given: Option<&str>) -> Result<Dscp, ConfigError> {
+    given.map_or(Ok(Dscp::default()), |text| text.parse().map_err(|e| ConfigError(format!("--dscp: {e}"))))
 }
 
 fn fail<T>(text: String) -> Result<T, ConfigError> {

@@ -37,6 +37,17 @@ fn flags_win_over_the_file_and_the_file_over_defaults() {
 }
 
 #[test]
+fn the_dscp_may_be_a_number_or_a_word_in_the_file_too() {
+    for (text, dscp) in
+        [("dscp = 46", Dscp::Fixed(46)), ("dscp = \"46\"", Dscp::Fixed(46)), ("dscp = \"copy\"", Dscp::Copy)]
+    {
+        let settings = Settings { node: Some("a".to_owned()), ..parse(text).unwrap() };
+        assert_eq!(Config::check(settings).unwrap().dscp, dscp, "{text}");
+    }
+    assert!(parse("dscp = [1]").unwrap_err().to_string().contains("expected a number or a string"));
+}
+
+#[test]
 fn a_named_file_must_exist() {
     let text = Config::load(&args(&["--config", "/nonexistent/agent.toml"])).unwrap_err().to_string();
     assert_eq!(text, "file /nonexistent/agent.toml does not exist");
@@ -94,6 +105,7 @@ fn bad_values_are_named() {
         (&["--node", "a", "--vtep", "127.0.0.1"], "--vtep"),
         (&["--node", "a", "--vtep", "fe80::1"], "not a usable unicast address"),
         (&["--node", "a", "--vxlan-port", "0"], "--vxlan-port"),
+        (&["--node", "a", "--dscp", "64"], "--dscp: \"64\" is no DSCP"),
         (&["--node", "a", "--store", "local://x"], "--store"),
         (&["--node", "a", "--store", "/var/lib"], "--store"),
         (&["--node", "a", "--bpffs", "x"], "--bpffs"),

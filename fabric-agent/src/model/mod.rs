@@ -2,6 +2,7 @@
 //! service never meet an invalid name, subnet or MAC. Everything in this module is pure.
 
 pub mod cluster;
+pub mod dscp;
 pub mod endpoint;
 pub mod error;
 pub mod ids;
@@ -11,6 +12,7 @@ pub mod network;
 pub mod node;
 
 pub use cluster::{Cluster, ProblemKey};
+pub use dscp::Dscp;
 pub use endpoint::Endpoint;
 pub use error::ModelError;
 pub use network::{Network, Subnet};

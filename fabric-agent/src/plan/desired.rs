@@ -20,6 +20,8 @@ use fabric_common::{
 };
 use ipnet::IpNet;
 
+use crate::model::Dscp;
+
 /// What the kernel tells about this node. Collected by the reconciler before each plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFacts {
@@ -63,6 +65,8 @@ pub struct PlanSettings {
     pub vxlan_port: u16,
     /// Drop events a second and CPU.
     pub events_per_second: u32,
+    /// DSCP of outer headers.
+    pub dscp: Dscp,
 }
 
 /// The rows of one map.

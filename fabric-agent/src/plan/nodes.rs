@@ -16,7 +16,7 @@ use super::{
     Context,
     desired::{Desired, NodeFacts, PlanSettings, UplinkFacts},
 };
-use crate::model::{Cluster, Node, ids};
+use crate::model::{Cluster, Dscp, Node, ids};
 
 /// Time to live of outer packets.
 const OUTER_TTL: u8 = 64;
@@ -74,7 +74,7 @@ fn remote(context: &mut Context<'_>, node: &Node, settings: &PlanSettings, desir
     }
     match toward(&node.vteps, context.facts) {
         Ok(pair) => {
-            desired.tables.nodes.insert(number, value(&pair, flags, settings.vxlan_port));
+            desired.tables.nodes.insert(number, value(&pair, flags, settings));
         }
         Err(text) => context.problem("Node", &node.name, text),
     }
@@ -143,7 +143,9 @@ fn via(remote: IpAddr, facts: &NodeFacts) -> Result<Pair<'_>, String> {
     }
 }
 
-fn value(pair: &Pair<'_>, flags: u16, port: u16) -> NodeValue {
+fn value(pair: &Pair<'_>, flags: u16, settings: &PlanSettings) -> NodeValue {
+    let port = settings.vxlan_port;
+    let (class, inherit) = class(settings.dscp);
     let value = NodeValue {
         local: pair.local.into(),
         remote: pair.remote.into(),
@@ -152,24 +154,34 @@ fn value(pair: &Pair<'_>, flags: u16, port: u16) -> NodeValue {
         mtu: pair.mtu(),
         flags,
         outer_len: 0,
-        reserved: 0,
+        class,
+        inherit,
         outer: [0; OUTER_MAX],
     };
     if let (IpAddr::V4(local), IpAddr::V4(remote)) = (pair.local, pair.remote) {
-        let outer = outer_v4(local, remote, port);
+        let outer = outer_v4(local, remote, port, class);
         NodeValue { ip_sum: ip_sum(&outer), outer_len: OUTER_V4_LEN as u16, outer, ..value }
     } else if let (IpAddr::V6(local), IpAddr::V6(remote)) = (pair.local, pair.remote) {
-        let outer = outer_v6(local, remote, port);
+        let outer = outer_v6(local, remote, port, class);
         NodeValue { flags: flags | node::FLAG_V6, outer_len: OUTER_MAX as u16, outer, ..value }
     } else {
         unreachable!("both addresses of a way are of one family")
     }
 }
 
+/// The fixed part of the outer traffic class, and which of its bits are those of the inner one.
+fn class(dscp: Dscp) -> (u8, u8) {
+    match dscp {
+        Dscp::Fixed(dscp) => (dscp << 2, node::CLASS_ECN),
+        Dscp::Copy => (0, 0xff),
+    }
+}
+
 /// IPv4 (RFC 791), UDP (RFC 768, checksum 0: none) and VXLAN (RFC 7348 section 5) headers; what differs by packet is 0.
-fn outer_v4(local: Ipv4Addr, remote: Ipv4Addr, port: u16) -> [u8; OUTER_MAX] {
+fn outer_v4(local: Ipv4Addr, remote: Ipv4Addr, port: u16, class: u8) -> [u8; OUTER_MAX] {
     let mut outer = [0; OUTER_MAX];
     outer[0] = 0x45;
+    outer[1] = class;
     // Don't fragment.
     outer[6] = 0x40;
     outer[8] = OUTER_TTL;
@@ -181,9 +193,10 @@ fn outer_v4(local: Ipv4Addr, remote: Ipv4Addr, port: u16) -> [u8; OUTER_MAX] {
 }
 
 /// IPv6 (RFC 8200), UDP (checksum 0: none, RFC 6935) and VXLAN headers.
-fn outer_v6(local: Ipv6Addr, remote: Ipv6Addr, port: u16) -> [u8; OUTER_MAX] {
+fn outer_v6(local: Ipv6Addr, remote: Ipv6Addr, port: u16, class: u8) -> [u8; OUTER_MAX] {
     let mut outer = [0; OUTER_MAX];
-    outer[0] = 0x60;
+    outer[0] = 0x60 | class >> 4;
+    outer[1] = class << 4;
     outer[6] = UDP;
     outer[7] = OUTER_TTL;
     outer[8..24].copy_from_slice(&local.octets());

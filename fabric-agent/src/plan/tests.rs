@@ -16,10 +16,12 @@ use super::{
     desired::{NodeFacts, UplinkFacts},
     *,
 };
+use crate::model::Dscp;
 
 mod underlay;
 
-const SETTINGS: PlanSettings = PlanSettings { vxlan_port: 4789, events_per_second: 100 };
+const SETTINGS: PlanSettings =
+    PlanSettings { vxlan_port: 4789, events_per_second: 100, dscp: Dscp::Fixed(0) };
 
 fn object(json: &str) -> Object {
     serde_json::from_str(json).expect("a valid object")

@@ -11,6 +11,7 @@ use tokio::{
 
 use super::{Handle, Reconciler, Settings, fake::Fake};
 use crate::{
+    model::Dscp,
     plan::desired::PlanSettings,
     service::Kernel,
     store::{EmbeddedStore, Expected, Store, Write},
@@ -35,7 +36,7 @@ impl Bench {
         let fake = Fake::default();
         let settings = Settings {
             node: "n1".to_owned(),
-            plan: PlanSettings { vxlan_port: 4789, events_per_second: 10 },
+            plan: PlanSettings { vxlan_port: 4789, events_per_second: 10, dscp: Dscp::default() },
             resync,
             bpffs: "/nowhere".to_owned(),
         };

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     dataplane::Seated,
-    model::Cluster,
+    model::{Cluster, Dscp},
     plan::desired::{Attachment, PlanSettings},
 };
 
@@ -19,7 +19,12 @@ const SYNCED: Mode = Mode { in_sync: true, full: true };
 const NOT_SYNCED: Mode = Mode { in_sync: false, full: true };
 
 fn engine(fake: &Fake) -> Engine<Fake, Fake> {
-    Engine::new(fake.clone(), fake.clone(), "n1", PlanSettings { vxlan_port: 4789, events_per_second: 10 })
+    Engine::new(
+        fake.clone(),
+        fake.clone(),
+        "n1",
+        PlanSettings { vxlan_port: 4789, events_per_second: 10, dscp: Dscp::default() },
+    )
 }
 
 /// A network, another node with an endpoint, and the endpoints named, on this node.

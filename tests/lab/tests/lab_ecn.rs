@@ -1,7 +1,7 @@
 //! A router of the underlay marks congestion: the containers get to know it, and their streams stay whole.
 
 use anyhow::{Context, Result};
-use fabric_lab::{Container, Lab};
+use fabric_lab::{Capture, Container, Lab, Options, UNDERLAY};
 
 /// Makes the router mark tunnel packets that match `which` (nft syntax).
 fn mark(lab: &Lab, which: &str) -> Result<()> {
@@ -52,5 +52,23 @@ fn marks_of_the_underlay_reach_the_containers() -> Result<()> {
     let answer = a.exec(&["ping", "-c2", "-i0.2", "-W1", "192.168.10.21"])?;
     assert_eq!(answer.code, 1, "{answer:?}");
     assert_eq!(lab.host(2).counts()?.since(&before).get("from_uplink drop ecn"), 2);
+    Ok(())
+}
+
+#[test]
+fn the_dscp_of_the_settings_is_on_the_wire() -> Result<()> {
+    let agent_args = ["--dscp", "46"].map(str::to_owned).into();
+    let lab = Lab::with("kdscp", &Options { hosts: 2, agent_args, ..Options::default() })?;
+    lab.create_network(&["n1", "--subnet", "192.168.10.0/24", "--vni", "100"])?;
+    let (a, b) = (lab.container(1, "a")?, lab.container(2, "b")?);
+    lab.host(1).attach(&a, "a", "n1", &["--ip", "192.168.10.11"])?;
+    lab.host(2).attach(&b, "b", "n1", &["--ip", "192.168.10.21"])?;
+    lab.declare_peers()?;
+    let file = lab.directory().join("dscp.pcap");
+    let wire = Capture::start(|line| lab.host(2).command(line), UNDERLAY, "udp port 4789", file)?;
+    a.ping("192.168.10.21")?;
+    let lines = wire.text(&["-v"])?;
+    let outer: Vec<_> = lines.iter().filter(|line| line.contains("proto UDP")).collect();
+    assert!(outer.len() >= 2 && outer.iter().all(|line| line.contains("(tos 0xb8,")), "{lines:#?}");
     Ok(())
 }

@@ -81,3 +81,24 @@ fn ipv6_inside_needs_a_link_that_carries_1280() {
         assert!(problems[&blue].contains("1279 bytes and IPv6 needs 1280"), "{problems:?}");
     }
 }
+
+/// RFC 2474: the upper six bits of the traffic class, which is the second byte of an IPv4 header, and in an IPv6 header
+/// behind the version.
+#[test]
+fn the_outer_header_has_the_dscp_of_the_settings() {
+    for (dscp, v4, v6, inherit) in [
+        (Dscp::Fixed(0), [0x45, 0], [0x60, 0], 3),
+        (Dscp::Fixed(46), [0x45, 0xb8], [0x6b, 0x80], 3),
+        (Dscp::Fixed(63), [0x45, 0xfc], [0x6f, 0xc0], 3),
+        (Dscp::Copy, [0x45, 0], [0x60, 0], 0xff),
+    ] {
+        for (vtep, expected) in [("192.0.2.2", v4), ("2001:db8::2", v6)] {
+            let cluster = Cluster::from_objects(&[node("n2", vtep)]);
+            let desired = plan(&cluster, &facts_of_both(), &PlanSettings { dscp, ..SETTINGS });
+            let value = desired.tables.nodes.values().next().unwrap();
+            assert_eq!(value.outer[..2], expected, "{dscp:?} {vtep}");
+            let class = if let Dscp::Fixed(dscp) = dscp { dscp << 2 } else { 0 };
+            assert_eq!((value.class, value.inherit), (class, inherit), "{dscp:?} {vtep}");
+        }
+    }
+}
