@@ -48,6 +48,7 @@ pub fn dropped(frame: &impl Frame, trace: &Trace, reason: DropReason) {
         (*record).inner = trace.inner;
         (*record).vlan = frame.vlan();
         (*record).zero = 0;
+        const { assert!(DATA.is_power_of_two()) };
         frame.copy((&raw mut (*record).data).cast(), DATA as u32)
     };
     // SAFETY: as above.

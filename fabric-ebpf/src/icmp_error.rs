@@ -27,7 +27,7 @@ use crate::{
     extension::{self, Upper},
     inner::{ETH_LEN, ICMP, ICMPV6, IPV4, IPV6},
     network,
-    packet::{Frame, add_addr, header, same_addr, skb, v6 as v6_addr, word},
+    packet::{Frame, add_addr, bounded, header, same_addr, skb, v6 as v6_addr, word},
     port,
 };
 
@@ -246,10 +246,11 @@ fn quotable(ctx: &TcContext, length: u32) -> u32 {
 /// All but `quoted` and the padding must have been written.
 #[inline(always)]
 unsafe fn finish<Ip>(ctx: &TcContext, answer: *mut Answer<Ip>, quoted: u32, sum: u32) -> u32 {
-    // For the verifier, which has lost sight of it.
     if quoted == 0 || quoted > QUOTED as u32 {
         return 0;
     }
+    const { assert!(QUOTED.is_power_of_two()) };
+    let quoted = bounded(quoted, QUOTED as u32);
     let length = (ETH_LEN + size_of::<Ip>() + HEAD) as u32 + quoted;
     // SAFETY: plain helper calls within the fields' sizes; no packet pointer lives across them.
     unsafe {

@@ -87,7 +87,7 @@ impl Frame for TcContext {
     fn copy(&self, to: *mut core::ffi::c_void, room: u32) -> u32 {
         let len = bounded(Frame::len(self), room);
         // SAFETY: the helper writes exactly `len` bytes or fails.
-        let failed = len == 0 || unsafe { bpf_skb_load_bytes(skb(self).cast(), 0, to, len) } != 0;
+        let failed = unsafe { bpf_skb_load_bytes(skb(self).cast(), 0, to, len) } != 0;
         if failed { 0 } else { len }
     }
 
@@ -162,7 +162,7 @@ impl Frame for XdpContext {
     fn copy(&self, to: *mut core::ffi::c_void, room: u32) -> u32 {
         let len = bounded(Frame::len(self), room);
         // SAFETY: the helper writes exactly `len` bytes or fails.
-        let failed = len == 0 || unsafe { bpf_xdp_load_bytes(self.as_ptr().cast(), 0, to, len) } != 0;
+        let failed = unsafe { bpf_xdp_load_bytes(self.as_ptr().cast(), 0, to, len) } != 0;
         if failed { 0 } else { len }
     }
 
@@ -172,12 +172,14 @@ impl Frame for XdpContext {
     }
 }
 
-/// The smaller of the two, in a form whose bounds the verifier sees.
+/// The smaller of `len` and `room`, a power of two, in a form whose bounds from 1 to `room` the verifier sees. 0 becomes
+/// `room`.
 #[inline(always)]
-fn bounded(len: u32, room: u32) -> u32 {
-    // A register of its own: the compiler may otherwise compare one copy of the value and pass another.
-    let len = core::hint::black_box(len);
-    if len > room { room } else { len }
+pub fn bounded(len: u32, room: u32) -> u32 {
+    let len = if len > room { room } else { len };
+    // A comparison is not enough: to verifiers before Linux 6.8 "not 0" is no lower bound, and the compiler may compare one
+    // copy of a value and pass another. It must not know that this changes nothing.
+    (core::hint::black_box(len.wrapping_sub(1)) & (room - 1)) + 1
 }
 
 /// A header of type `T` at `offset`, or `reason` if the frame is too short.

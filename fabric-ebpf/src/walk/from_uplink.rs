@@ -32,16 +32,24 @@ pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
     // Outer headers over IPv4. The host's own TCP packets have more than this.
     packet::linear(ctx, INNER_V4 as u32);
     match tunnel::ether_type(ctx) {
-        IPV4 => match tunnel::outer_v4(ctx, trace)? {
-            Outer::Stack(action) => Ok(Verdict::pass(action)),
-            Outer::Tunnel(tunnel) => arrive(ctx, trace, &tunnel, INNER_V4, false),
-        },
+        IPV4 => unpack(over_v4(ctx, trace)),
         IPV6 => unpack(over_v6(ctx, trace)),
         _ => Ok(Verdict::pass(Action::NotOurs)),
     }
 }
 
-/// Out of line, so that the common family's stack and registers are its own.
+/// Out of line, so that the stack and the registers of a family are its own: a call chain may have 512 bytes, and Linux 6.1
+/// rounds every function's part up to 32.
+#[inline(never)]
+fn over_v4(ctx: &TcContext, trace: &mut Trace) -> i64 {
+    pack(match tunnel::outer_v4(ctx, trace) {
+        Err(reason) => Err(reason),
+        Ok(Outer::Stack(action)) => Ok(Verdict::pass(action)),
+        Ok(Outer::Tunnel(tunnel)) => arrive(ctx, trace, &tunnel, INNER_V4, false),
+    })
+}
+
+/// As [`over_v4`].
 #[inline(never)]
 fn over_v6(ctx: &TcContext, trace: &mut Trace) -> i64 {
     // Less than the host's own TCP packets have in this family.
