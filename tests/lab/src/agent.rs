@@ -12,10 +12,10 @@ use nix::sys::signal::Signal;
 
 use crate::{
     Host, UNDERLAY,
-    process::{alive, signal, wait_for},
+    process::{alive, patience, signal, wait_for},
 };
 
-/// Loading and verifying the programs takes long on an emulated machine.
+/// Loading and verifying the programs takes its time.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// A running agent. Dropping a child of ours ends it.
@@ -97,7 +97,7 @@ impl Host {
             if !self.agent_running() {
                 bail!("the agent of {} ended at its start:\n{}", self.name(), self.agent_log_tail(20));
             }
-            if start.elapsed() > START_LIMIT {
+            if start.elapsed() > START_LIMIT * patience() {
                 bail!("the agent of {} is not in sync:\n{}", self.name(), self.agent_log_tail(20));
             }
             std::thread::sleep(Duration::from_millis(50));

@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 
 use crate::{
     Container, Host,
-    process::{signal, wait_for},
+    process::{patience, signal, wait_for},
 };
 
 /// Waits until a condition holds.
@@ -184,9 +184,9 @@ impl Container {
     /// Pings once.
     ///
     /// # Errors
-    /// If no answer comes within two seconds.
+    /// If no answer comes within two seconds (times the patience of an emulated machine).
     pub fn ping(&self, to: &str) -> Result<()> {
-        self.sh(&["ping", "-c1", "-W2", to]).map(drop)
+        self.sh(&["ping", "-c1", &format!("-W{}", 2 * patience()), to]).map(drop)
     }
 
     /// Sends a frame out of its `eth0` `count` times.

@@ -130,11 +130,17 @@ pub(crate) fn signal(pid: i32, signal: Signal) {
     }
 }
 
+/// How many times longer than on a machine of its own something may take here: `FABRIC_LAB_PATIENCE`, for emulated ones.
+pub(crate) fn patience() -> u32 {
+    std::env::var("FABRIC_LAB_PATIENCE").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
 /// Waits until a condition holds.
 ///
 /// # Errors
-/// If it does not within `limit`; the message says what was awaited.
+/// If it does not within `limit` (times the [`patience`]); the message says what was awaited.
 pub(crate) fn wait_for(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) -> Result<()> {
+    let limit = limit * patience();
     let start = Instant::now();
     while !condition() {
         if start.elapsed() > limit {
