@@ -80,6 +80,18 @@ fn every_configuration_loads_within_its_budget() {
     assert!(faults.is_empty(), "over budget:\n{}\nFABRIC_BLESS=1 accepts it", faults.join("\n"));
 }
 
+/// What other kernels are asked (`cargo xtask test kernels`): their verifiers count otherwise, so there is no budget.
+#[test]
+fn every_configuration_loads() {
+    let largest = measure().values().flat_map(|counts| counts.values().copied()).max().unwrap_or(0);
+    assert!(largest > 0, "nothing was loaded");
+    eprintln!(
+        "@fact loaded {} in {} configurations, up to {largest} instructions",
+        program::ALL.len(),
+        Globals::ALL.len()
+    );
+}
+
 #[test]
 fn the_traced_programs_load_too() {
     // Their instructions are nobody's concern: no traffic meets them.

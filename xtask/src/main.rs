@@ -5,6 +5,7 @@ mod agent;
 mod demo;
 mod docs;
 mod ebpf;
+mod kernels;
 mod lab;
 mod lint;
 mod setup;
@@ -34,7 +35,7 @@ enum Command {
     /// Run every test: formatting, lints, licences, documents, unit tests and the privileged ones.
     #[command(after_help = "Example: cargo xtask test walk")]
     Test {
-        /// Only tests whose name or test binary contains this; formatting and lints are left out.
+        /// Only tests whose name or test binary contains this, or `kernels`, the kernel matrix; formatting and lints are left out.
         filter: Option<String>,
         /// Only formatting, lints and unit tests; needs no privileges.
         #[arg(long)]
@@ -86,6 +87,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Setup => {
             setup::test_tools(false)?;
+            setup::kernel_tools()?;
             println!("{} everything is in place", ui::green("✓"));
             Ok(())
         }

@@ -34,6 +34,15 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("tshark", "tshark"),
 ];
 
+/// What other kernels need: to be unpacked, to be made ready and to be booted.
+const KERNEL_PROGRAMS: &[(&str, &str)] = &[
+    ("depmod", "kmod"),
+    ("dpkg-deb", "dpkg"),
+    ("modprobe", "kmod"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("xz", "xz-utils"),
+];
+
 /// What a build needs: the compiler's sources and the eBPF linker.
 ///
 /// # Errors
@@ -63,7 +72,18 @@ pub(crate) fn lab_tools() -> Result<()> {
     if !is_root() {
         bail!("this needs root for network namespaces and eBPF; run it as root");
     }
-    programs()
+    programs(PROGRAMS)
+}
+
+/// What the kernel matrix needs beside the lab.
+///
+/// # Errors
+/// As [`build_tools`].
+pub(crate) fn kernel_tools() -> Result<()> {
+    if std::env::consts::ARCH != "x86_64" {
+        bail!("other kernels are tried on x86_64 only; this machine is {}", std::env::consts::ARCH);
+    }
+    programs(KERNEL_PROGRAMS)
 }
 
 /// What the whole test ladder needs.
@@ -73,7 +93,7 @@ pub(crate) fn lab_tools() -> Result<()> {
 pub(crate) fn test_tools(quick: bool) -> Result<()> {
     build_tools()?;
     if !quick {
-        programs()?;
+        programs(PROGRAMS)?;
         cargo_tool("cargo-deny", CARGO_DENY, &["--no-default-features"])?;
     }
     cargo_tool("cargo-nextest", CARGO_NEXTEST, &["--no-default-features", "--features", "default-no-update"])
@@ -197,8 +217,8 @@ fn cargo_tool(name: &str, version: &str, features: &[&str]) -> Result<()> {
 }
 
 /// Installs the Debian packages of the programs that are missing.
-fn programs() -> Result<()> {
-    let missing: Vec<_> = PROGRAMS.iter().filter(|(program, _)| which(program).is_none()).collect();
+fn programs(wanted: &[(&'static str, &'static str)]) -> Result<()> {
+    let missing: Vec<_> = wanted.iter().filter(|(program, _)| which(program).is_none()).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -234,7 +254,7 @@ fn programs() -> Result<()> {
         ui::run_step(&step, &mut install())
             .with_context(|| format!("missing on this machine: {names}; apt-get could not install them"))?;
     }
-    if let Some((program, package)) = PROGRAMS.iter().find(|(program, _)| which(program).is_none()) {
+    if let Some((program, package)) = wanted.iter().find(|(program, _)| which(program).is_none()) {
         bail!("{program} is still missing after installing {package}");
     }
     Ok(())

@@ -7,10 +7,14 @@ use std::{collections::BTreeMap, process::Command, time::Instant};
 
 use anyhow::{Result, bail, ensure};
 
+pub(crate) use self::nextest::binaries;
 use crate::{
-    agent, docs, ebpf, lab, lint, setup, ui,
+    agent, docs, ebpf, kernels, lab, lint, setup, ui,
     workspace::{cargo, is_root},
 };
+
+/// The kernel matrix, as a step and as a filter.
+const KERNELS: &str = "kernels";
 
 /// What the ladder has seen so far.
 #[derive(Default)]
@@ -171,5 +175,11 @@ fn privileged(ladder: &mut Ladder, filter: Option<&str>) {
         ensure!(skipped.is_empty(), "a privileged test may not be skipped: {}", skipped.join(", "));
         nextest::run(nextest::Kind::Privileged, filter)
     });
+    if filter.is_none_or(|filter| filter == KERNELS) {
+        ladder.tests(KERNELS, || {
+            let (passed, failed) = kernels::run()?;
+            Ok(nextest::Ran { counts: nextest::Counts { passed, failed }, ..Default::default() })
+        });
+    }
     ladder.step("nothing left behind", |_| before?.compare());
 }

@@ -1,6 +1,6 @@
 //! Runs of nextest and their counts.
 
-use std::{collections::BTreeMap, fs, process::Command};
+use std::{collections::BTreeMap, fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -131,6 +131,25 @@ pub(crate) fn ignored() -> Result<Vec<String>> {
         .filter(|line| !line.trim().is_empty())
         .map(str::to_owned)
         .collect())
+}
+
+/// Test binaries by nextest's name for them, `package::target`.
+///
+/// # Errors
+/// If nextest fails.
+pub(crate) fn binaries() -> Result<BTreeMap<String, PathBuf>> {
+    let mut command = nextest()?;
+    command.args(["list", "--workspace", "--list-type", "binaries-only", "--message-format", "json"]);
+    let output = command.arg("--cargo-quiet").output().context("cargo-nextest does not start")?;
+    ensure!(
+        output.status.success(),
+        "cargo-nextest list: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    let list: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let binaries = list["rust-binaries"].as_object().context("cargo-nextest lists no binaries")?;
+    let path = |entry: &serde_json::Value| Some(PathBuf::from(entry["binary-path"].as_str()?));
+    Ok(binaries.iter().filter_map(|(id, entry)| Some((id.clone(), path(entry)?))).collect())
 }
 
 /// Examples in the documentation, which nextest does not run.
