@@ -37,9 +37,7 @@ const COLUMNS: &[Column<Node>] = &[
         node.spec.networks.iter().map(|network| network.network.as_str()).collect::<Vec<_>>().join(",")
     }),
     Column::new("UPLINKS", |node| status(node, |status| output::joined(&status.uplinks))),
-    Column::new("MTU", |node| {
-        status(node, |status| if status.mtu == 0 { String::new() } else { status.mtu.to_string() })
-    }),
+    Column::new("MTU", |node| status(node, mtu)),
     Column::new("ENDPOINTS", |node| status(node, |status| status.endpoints.to_string())),
     Column::new("STATE", |node| status(node, |status| output::state(status.state, &status.reason))),
     Column::wide("UDP-CHECKSUM", |node| if node.spec.udp_checksum { "computed" } else { "zero" }.to_owned()),
@@ -55,6 +53,15 @@ fn kind(node: &Node) -> &'static str {
         "this node"
     } else {
         "remote"
+    }
+}
+
+/// The largest inner packet, and the MTU of the path where it is the path that limits it.
+fn mtu(status: &NodeStatus) -> String {
+    match (status.mtu, status.path_mtu) {
+        (0, _) => String::new(),
+        (mtu, None) => mtu.to_string(),
+        (mtu, Some(path)) => format!("{mtu} (path {path})"),
     }
 }
 

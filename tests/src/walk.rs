@@ -18,7 +18,7 @@ use aya::{
 use fabric_agent::{
     model::{Cluster, Dscp},
     plan::{
-        desired::{NodeFacts, PlanSettings, Rows, Tables, UplinkFacts},
+        desired::{NodeFacts, PlanSettings, RouteFacts, Rows, Tables, UplinkFacts},
         plan,
     },
 };
@@ -120,12 +120,10 @@ impl Stage {
         let uplink = uplink(host);
         let cluster = Cluster::from_objects(objects);
         assert!(cluster.problems.is_empty(), "the cast is at odds with itself: {:?}", cluster.problems);
+        let route = RouteFacts { ifindex: uplink.ifindex, mtu: None };
         let facts = NodeFacts {
             node: host.name.to_owned(),
-            routes: HOSTS
-                .iter()
-                .flat_map(|h| FAMILIES.map(|family| (h.underlay(family), uplink.ifindex)))
-                .collect(),
+            routes: HOSTS.iter().flat_map(|h| FAMILIES.map(|family| (h.underlay(family), route))).collect(),
             ports: ports(&cluster, host),
             uplinks: vec![uplink],
             vxlan_ifindex: Some(vxlan),

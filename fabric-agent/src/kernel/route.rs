@@ -9,7 +9,7 @@ use netlink_packet_route::route::{
 use rtnetlink::RouteMessageBuilder;
 
 use super::{KernelError, Netlink, explain};
-use crate::dataplane::ownership::ROUTE_PROTOCOL;
+use crate::{dataplane::ownership::ROUTE_PROTOCOL, plan::desired::RouteFacts};
 
 /// A default route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,11 +66,12 @@ impl Netlink {
         explain(result, || format!("adding the default route through {gateway}"))
     }
 
-    /// The interface that the kernel's routes choose toward `to`; `None` if there is no route.
+    /// The route that the kernel chooses toward `to`, with the MTU of the path where the kernel knows one; `None` if there
+    /// is no route.
     ///
     /// # Errors
     /// If the kernel refuses for another reason.
-    pub async fn route_to(&self, to: IpAddr) -> Result<Option<u32>, KernelError> {
+    pub async fn route_to(&self, to: IpAddr) -> Result<Option<RouteFacts>, KernelError> {
         let mut message = match to {
             IpAddr::V4(to) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(to, 32).build(),
             IpAddr::V6(to) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(to, 128).build(),
@@ -79,7 +80,9 @@ impl Netlink {
         message.header.table = RouteHeader::RT_TABLE_UNSPEC;
         let found = self.handle.route().get(message).execute().try_next().await;
         match explain(found, || format!("looking up the route to {to}")) {
-            Ok(message) => Ok(message.filter(|m| m.header.kind == RouteType::Unicast).and_then(|m| oif(&m))),
+            Ok(message) => Ok(message
+                .filter(|m| m.header.kind == RouteType::Unicast)
+                .and_then(|m| Some(RouteFacts { ifindex: oif(&m)?, mtu: mtu(&m) }))),
             Err(error) => match error.errno().map(nix::errno::Errno::from_raw) {
                 Some(
                     nix::errno::Errno::ENETUNREACH
@@ -99,6 +102,17 @@ fn oif(message: &RouteMessage) -> Option<u32> {
         .attributes
         .iter()
         .find_map(|a| if let RouteAttribute::Oif(index) = a { Some(*index) } else { None })
+}
+
+/// The MTU that a route has or that was learned on it.
+fn mtu(message: &RouteMessage) -> Option<u32> {
+    let metrics = message
+        .attributes
+        .iter()
+        .filter_map(|a| if let RouteAttribute::Metrics(metrics) = a { Some(metrics) } else { None });
+    metrics
+        .flatten()
+        .find_map(|m| if let RouteMetric::Mtu(mtu) = m { Some(*mtu).filter(|mtu| *mtu != 0) } else { None })
 }
 
 fn default_route(message: &RouteMessage, ipv6: bool) -> Option<DefaultRoute> {

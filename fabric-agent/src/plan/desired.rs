@@ -37,10 +37,19 @@ pub struct NodeFacts {
     pub ports: BTreeMap<String, u32>,
     /// Interface index of the port side of each network's access port, by network name, once it exists.
     pub access: BTreeMap<String, u32>,
-    /// For each remote VTEP address: the uplink that the kernel's routes choose, absent if there is no route.
-    pub routes: BTreeMap<IpAddr, u32>,
+    /// For each remote VTEP address: the route that the kernel chooses, absent if there is none.
+    pub routes: BTreeMap<IpAddr, RouteFacts>,
     /// Whether XDP was chosen for an uplink, by interface index.
     pub xdp: BTreeSet<u32>,
+}
+
+/// What the kernel says of the way to an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteFacts {
+    /// Index of the interface that it leaves through.
+    pub ifindex: u32,
+    /// MTU of the path where the kernel knows one, bytes: that of the route, or what routers have said since.
+    pub mtu: Option<u32>,
 }
 
 /// One underlay interface.

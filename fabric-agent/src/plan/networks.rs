@@ -22,7 +22,7 @@ use crate::model::{Cluster, Network, ids};
 const DEFAULT_UNDERLAY_MTU: u32 = 1500;
 
 /// The least that a link of IPv6 must carry (RFC 8200 section 5), bytes.
-const MTU_MIN_V6: u16 = 1280;
+pub(super) const MTU_MIN_V6: u16 = 1280;
 
 /// Largest inner IP packet that fits every uplink on the way to every declared node that can be reached, bytes. A node
 /// over IPv6 takes 20 bytes more; without any, the family of this node's own VTEP addresses decides.

@@ -14,9 +14,10 @@ use fabric_common::{
 
 use super::{
     Context,
-    desired::{Desired, NodeFacts, PlanSettings, UplinkFacts},
+    desired::{Desired, NodeFacts, PlanSettings, RouteFacts, UplinkFacts},
+    networks::MTU_MIN_V6,
 };
-use crate::model::{Cluster, Dscp, Node, ids};
+use crate::model::{Cluster, Dscp, Network, Node, ids};
 
 /// Time to live of outer packets.
 const OUTER_TTL: u8 = 64;
@@ -74,9 +75,24 @@ fn remote(context: &mut Context<'_>, node: &Node, settings: &PlanSettings, desir
     }
     match toward(&node.vteps, context.facts) {
         Ok(pair) => {
+            report_path(context, node, &pair);
             desired.tables.nodes.insert(number, value(&pair, flags, settings));
         }
         Err(text) => context.problem("Node", &node.name, text),
+    }
+}
+
+/// Says so if IPv6 no longer fits, since its packets of the size that every link must carry are lost.
+fn report_path(context: &mut Context<'_>, node: &Node, pair: &Pair<'_>) {
+    let Some(path) = pair.path_mtu.filter(|_| pair.mtu() < MTU_MIN_V6) else { return };
+    if context.cluster.networks.values().any(Network::has_v6) {
+        let text = format!(
+            "the path to {} carries {path} bytes, so packets of {} bytes inside, and IPv6 needs {MTU_MIN_V6}: raise the MTU of \
+             the links in between, or leave the IPv6 subnets out",
+            pair.remote,
+            pair.mtu()
+        );
+        context.problem("Node", &node.name, text);
     }
 }
 
@@ -89,13 +105,26 @@ pub struct Pair<'a> {
     pub local: IpAddr,
     /// The node's.
     pub remote: IpAddr,
+    /// MTU of the path, if it is smaller than the uplink's, bytes.
+    pub path_mtu: Option<u32>,
 }
 
 impl Pair<'_> {
-    /// Largest inner IP packet that fits this uplink on this way, bytes.
+    /// Largest inner IP packet that fits this uplink and the path on this way, bytes.
     pub fn mtu(&self) -> u16 {
-        carries(self.uplink.mtu, self.remote.is_ipv6())
+        carries(self.path_mtu.unwrap_or(self.uplink.mtu), self.remote.is_ipv6())
     }
+}
+
+/// The least that is believed of a path, bytes: what every IPv6 link carries (RFC 8200 section 5), and what every IPv4 host
+/// takes (RFC 1122 section 3.3.3). Whoever says less wants to do harm, or is a link on which nothing would work.
+fn path_floor(over_v6: bool) -> u32 {
+    if over_v6 { MTU_MIN_V6.into() } else { 576 }
+}
+
+/// The MTU of a path where it is smaller than the uplink's, bytes.
+fn path_mtu(uplink: &UplinkFacts, route: &RouteFacts, over_v6: bool) -> Option<u32> {
+    route.mtu.map(|mtu| mtu.max(path_floor(over_v6))).filter(|mtu| *mtu < uplink.mtu)
 }
 
 /// Largest inner IP packet that fits an underlay MTU over IPv6 or IPv4, bytes.
@@ -123,16 +152,19 @@ pub fn toward<'a>(vteps: &[IpAddr], facts: &'a NodeFacts) -> Result<Pair<'a>, St
 
 /// The uplink that the kernel's routes choose, and our address of the same family on it.
 fn via(remote: IpAddr, facts: &NodeFacts) -> Result<Pair<'_>, String> {
-    let Some(ifindex) = facts.routes.get(&remote) else {
+    let Some(route) = facts.routes.get(&remote) else {
         return Err(format!("no route leads to its VTEP address {remote}: check the underlay's routes"));
     };
-    let Some(uplink) = facts.uplinks.iter().find(|u| u.ifindex == *ifindex) else {
+    let Some(uplink) = facts.uplinks.iter().find(|u| u.ifindex == route.ifindex) else {
         return Err(format!(
             "the route to its VTEP address {remote} leaves through no uplink: name that interface with --underlay"
         ));
     };
     match uplink.vteps.iter().find(|own| own.is_ipv6() == remote.is_ipv6()) {
-        Some(local) => Ok(Pair { uplink, local: *local, remote }),
+        Some(local) => {
+            let path_mtu = path_mtu(uplink, route, remote.is_ipv6());
+            Ok(Pair { uplink, local: *local, remote, path_mtu })
+        }
         None => {
             let family = if remote.is_ipv6() { "IPv6" } else { "IPv4" };
             Err(format!(

@@ -13,7 +13,7 @@ use fabric_common::{
 use proptest::prelude::*;
 
 use super::{
-    desired::{NodeFacts, UplinkFacts},
+    desired::{NodeFacts, RouteFacts, UplinkFacts},
     *,
 };
 use crate::model::Dscp;
@@ -22,6 +22,9 @@ mod underlay;
 
 const SETTINGS: PlanSettings =
     PlanSettings { vxlan_port: 4789, events_per_second: 100, dscp: Dscp::Fixed(0) };
+
+/// Through the only uplink.
+const ROUTE: RouteFacts = RouteFacts { ifindex: 2, mtu: None };
 
 fn object(json: &str) -> Object {
     serde_json::from_str(json).expect("a valid object")
@@ -77,7 +80,7 @@ fn facts(ports: &[(&str, u32)]) -> NodeFacts {
         vxlan_ifindex: Some(3),
         frag: Some((4, 5)),
         ports: ports.iter().map(|(name, index)| ((*name).to_owned(), *index)).collect(),
-        routes: BTreeMap::from([(ip("192.0.2.2"), 2), (ip("192.0.2.3"), 2)]),
+        routes: BTreeMap::from([(ip("192.0.2.2"), ROUTE), (ip("192.0.2.3"), ROUTE)]),
         xdp: BTreeSet::new(),
         access: BTreeMap::new(),
     }
@@ -199,7 +202,7 @@ fn unreachable_nodes_are_problems_and_harm_no_other() {
     objects.push(node("n4", "2001:db8::4"));
     objects.push(node("n5", "192.0.2.1"));
     let mut facts = facts(&[]);
-    facts.routes.insert(ip("2001:db8::4"), 2);
+    facts.routes.insert(ip("2001:db8::4"), ROUTE);
     let desired = compile(&objects, &facts);
     assert_eq!(desired.tables.nodes.len(), 1);
     let problem = |name: &str| desired.problems[&("Node", name.to_owned())].clone();

@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use crate::{
     dataplane::{Dataplane, DataplaneError, Seated},
     kernel::{KernelError, Netlink, link::Link, port},
-    plan::desired::{AccessLink, Attachment, PortLink, Tables, UplinkFacts, VxlanDevice},
+    plan::desired::{AccessLink, Attachment, PortLink, RouteFacts, Tables, UplinkFacts, VxlanDevice},
 };
 
 /// What there is of links.
@@ -28,8 +28,11 @@ pub struct Observed {
 pub trait Links: Send {
     /// Looks at everything.
     fn observe(&mut self) -> BoxFuture<'_, Result<Observed, KernelError>>;
-    /// The uplink toward each address, where there is a route.
-    fn routes(&mut self, to: BTreeSet<IpAddr>) -> BoxFuture<'_, Result<BTreeMap<IpAddr, u32>, KernelError>>;
+    /// The route toward each address, where there is one.
+    fn routes(
+        &mut self,
+        to: BTreeSet<IpAddr>,
+    ) -> BoxFuture<'_, Result<BTreeMap<IpAddr, RouteFacts>, KernelError>>;
     /// Makes the `vxlan` device be there as wanted.
     fn ensure_vxlan<'a>(&'a mut self, wanted: &'a VxlanDevice) -> BoxFuture<'a, Result<u32, KernelError>>;
     /// Makes the pair of veths for fragments be there; `links` are those that were observed. Says whether something had
@@ -125,12 +128,15 @@ impl Links for KernelLinks {
         })
     }
 
-    fn routes(&mut self, to: BTreeSet<IpAddr>) -> BoxFuture<'_, Result<BTreeMap<IpAddr, u32>, KernelError>> {
+    fn routes(
+        &mut self,
+        to: BTreeSet<IpAddr>,
+    ) -> BoxFuture<'_, Result<BTreeMap<IpAddr, RouteFacts>, KernelError>> {
         Box::pin(async move {
             let mut routes = BTreeMap::new();
             for address in to {
-                if let Some(ifindex) = self.netlink.route_to(address).await? {
-                    routes.insert(address, ifindex);
+                if let Some(route) = self.netlink.route_to(address).await? {
+                    routes.insert(address, route);
                 }
             }
             Ok(routes)

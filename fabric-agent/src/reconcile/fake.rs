@@ -26,7 +26,7 @@ use crate::{
         KernelError,
         link::{Link, VxlanInfo},
     },
-    plan::desired::{AccessLink, Attachment, PortLink, Tables, UplinkFacts, VxlanDevice},
+    plan::desired::{AccessLink, Attachment, PortLink, RouteFacts, Tables, UplinkFacts, VxlanDevice},
 };
 
 /// The state of the fake kernel. It outlives engines, as the real one outlives agents.
@@ -101,8 +101,11 @@ impl Links for Fake {
         ready(Ok(Observed { uplinks: Ok(vec![uplink]), links: self.world().links.clone() }))
     }
 
-    fn routes(&mut self, to: BTreeSet<IpAddr>) -> BoxFuture<'_, Result<BTreeMap<IpAddr, u32>, KernelError>> {
-        ready(Ok(to.into_iter().map(|address| (address, 2)).collect()))
+    fn routes(
+        &mut self,
+        to: BTreeSet<IpAddr>,
+    ) -> BoxFuture<'_, Result<BTreeMap<IpAddr, RouteFacts>, KernelError>> {
+        ready(Ok(to.into_iter().map(|address| (address, RouteFacts { ifindex: 2, mtu: None })).collect()))
     }
 
     fn ensure_vxlan<'a>(&'a mut self, wanted: &'a VxlanDevice) -> BoxFuture<'a, Result<u32, KernelError>> {

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     access::Accessible,
     account::Account,
+    devices,
     drivers::{Datapath, Links, Observed},
     errors::Errors,
     report::{self, Finished, Report},
@@ -160,7 +161,10 @@ impl<L: Links, D: Datapath> Engine<L, D> {
         self.facts.access =
             observed.links.iter().filter_map(|link| Some((link.access()?.to_owned(), link.index))).collect();
         match self.links.routes(cluster.remote_vteps(&self.facts.node)).await {
-            Ok(routes) => self.facts.routes = routes,
+            Ok(routes) => {
+                devices::tell_paths(&self.facts.routes, &routes);
+                self.facts.routes = routes;
+            }
             Err(error) => errors.node.push(error.to_string()),
         }
     }

@@ -237,6 +237,7 @@ impl View<'_> {
         } else if let Ok(pair) = plan::toward(&node.spec.vteps, &self.facts) {
             status.uplinks = vec![pair.uplink.name.clone()];
             status.mtu = pair.mtu();
+            status.path_mtu = pair.path_mtu;
         }
         Node { status: Some(status), ..node }
     }

@@ -47,6 +47,14 @@ impl Host {
         parse(&self.fabric(&["network", "ls", "-o", "json"])?).context("fabric network ls")
     }
 
+    /// Every node that this host's agent knows, itself included.
+    ///
+    /// # Errors
+    /// With the CLI's sentence.
+    pub fn nodes(&self) -> Result<Vec<Node>> {
+        parse(&self.fabric(&["node", "ls", "-o", "json"])?).context("fabric node ls")
+    }
+
     /// What the other hosts must be told of this one: itself and its endpoints.
     fn as_peer(&self) -> Result<Vec<Object>> {
         let networks = self.networks()?.into_iter().map(|network| NodeNetwork {

@@ -6,7 +6,7 @@ use super::*;
 fn facts_of_both() -> NodeFacts {
     let mut facts = facts(&[]);
     facts.uplinks[0].vteps.push(ip("2001:db8::1"));
-    facts.routes.extend([(ip("2001:db8::2"), 2), (ip("2001:db8::3"), 2)]);
+    facts.routes.extend([(ip("2001:db8::2"), ROUTE), (ip("2001:db8::3"), ROUTE)]);
     facts
 }
 
@@ -99,6 +99,45 @@ fn the_outer_header_has_the_dscp_of_the_settings() {
             assert_eq!(value.outer[..2], expected, "{dscp:?} {vtep}");
             let class = if let Dscp::Fixed(dscp) = dscp { dscp << 2 } else { 0 };
             assert_eq!((value.class, value.inherit), (class, inherit), "{dscp:?} {vtep}");
+        }
+    }
+}
+
+#[test]
+fn the_path_to_a_node_limits_what_is_sent_there_and_nothing_else() {
+    let v4 = ("192.0.2.2", 50);
+    let v6 = ("2001:db8::2", 70);
+    let known = |to: &str, mtu: Option<u32>| {
+        let mut facts = facts_of_both();
+        facts.routes.insert(ip(to), RouteFacts { ifindex: 2, mtu });
+        compile(&[networks(), vec![node("n2", to), node("n3", "192.0.2.3")]].concat(), &facts)
+    };
+    for (to, overhead) in [v4, v6] {
+        for (said, counts) in [(None, 1500), (Some(9000), 1500), (Some(1500), 1500), (Some(1400), 1400)] {
+            let desired = known(to, said);
+            let mtu = |remote: &str| {
+                desired.tables.nodes.values().find(|node| node.remote == addr(remote)).map(|node| node.mtu)
+            };
+            assert_eq!(mtu(to), Some(counts - overhead), "{to} {said:?}");
+            assert_eq!(mtu("192.0.2.3"), Some(1450), "the others");
+            assert_eq!(
+                desired.tables.networks[&5000].mtu,
+                1500 - overhead,
+                "containers keep their interfaces' MTU"
+            );
+            assert_eq!(desired.problems.get(&("Node", "n2".to_owned())), None, "{to} {said:?}");
+        }
+        let least = 1280 + u32::from(overhead);
+        let problem = |mtu| known(to, Some(mtu)).problems.get(&("Node", "n2".to_owned())).cloned();
+        assert_eq!(problem(least), None);
+        assert!(problem(least - 1).is_some_and(|text| text.contains("IPv6 needs 1280")), "{to}");
+    }
+    // Nobody is believed who says less than any path carries.
+    for ((to, overhead), floor) in [(v4, 576), (v6, 1280)] {
+        for said in [0, 1, 68, floor - 1, floor] {
+            let desired = known(to, Some(said));
+            let node = desired.tables.nodes.values().find(|node| node.remote == addr(to)).unwrap();
+            assert_eq!(u32::from(node.mtu), floor - u32::from(overhead), "{to} {said}");
         }
     }
 }
