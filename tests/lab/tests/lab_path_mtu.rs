@@ -5,28 +5,52 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use fabric_lab::{Capture, Container, Lab, Options, UNDERLAY, stdout_of};
 
-/// Outer IPv4, UDP and VXLAN headers and the inner Ethernet header.
-const OVERHEAD: u32 = 50;
 const V4: &str = "192.168.10.21:5000";
 const V6: &str = "[fd00:10::21]:5000";
 /// The containers' interfaces where they are larger than the underlay.
 const INFLATED: &str = "16000";
 
-/// Two hosts over an underlay of this MTU, with a container each in one network.
+/// What is between the hosts, and what is inside.
+#[derive(Clone, Copy)]
+struct Underlay {
+    mtu: u32,
+    /// IPv6 outside.
+    over_v6: bool,
+    /// IPv6 inside, beside IPv4.
+    v6: bool,
+}
+
+impl Underlay {
+    /// The largest IP packet inside: IP, UDP and VXLAN headers and the inner Ethernet header go off.
+    fn largest(self) -> u32 {
+        self.mtu - if self.over_v6 { 70 } else { 50 }
+    }
+
+    /// Hosts with this underlay and their agents.
+    fn lab(self, id: &str, hosts: usize) -> Result<Lab> {
+        let mut lab = Lab::with(id, &Options { hosts, agents: false, ..Options::default() })?;
+        for n in 1..=hosts {
+            let mtu = self.mtu.to_string();
+            router_mtu(&lab, n, &mtu)?;
+            lab.host(n).sh(&["ip", "link", "set", UNDERLAY, "mtu", &mtu])?;
+            if self.over_v6 {
+                lab.host(n).sh(&["ip", "-4", "address", "flush", "dev", UNDERLAY, "scope", "global"])?;
+            }
+            lab.host_mut(n).start_agent()?;
+        }
+        Ok(lab)
+    }
+}
+
+/// Two hosts with a container each in one network.
 struct Scene {
     a: Container,
     b: Container,
     lab: Lab,
 }
 
-fn scene(id: &str, mtu: u32, v6: bool) -> Result<Scene> {
-    let mut lab = Lab::with(id, &Options { agents: false, ..Options::default() })?;
-    for n in [1, 2] {
-        let mtu = mtu.to_string();
-        router_mtu(&lab, n, &mtu)?;
-        lab.host(n).sh(&["ip", "link", "set", UNDERLAY, "mtu", &mtu])?;
-        lab.host_mut(n).start_agent()?;
-    }
+fn scene(id: &str, underlay: Underlay) -> Result<Scene> {
+    let (lab, v6) = (underlay.lab(id, 2)?, underlay.v6);
     let mut network = vec!["n1", "--subnet", "192.168.10.0/24", "--vni", "100"];
     if v6 {
         network.extend(["--subnet", "fd00:10::/64"]);
@@ -107,11 +131,11 @@ impl Scene {
 }
 
 /// Everything gets there, with and without DF, whatever the containers' interfaces have.
-fn over(id: &str, mtu: u32, v6: bool) -> Result<()> {
-    let mut scene = scene(id, mtu, v6)?;
+fn over(id: &str, underlay: Underlay) -> Result<()> {
+    let mut scene = scene(id, underlay)?;
+    let (largest, v6) = (underlay.largest(), underlay.v6);
     let file = scene.lab.directory().join("wire.pcap");
     let before = scene.lab.host(1).counts()?;
-    let largest = mtu - OVERHEAD;
     // Around what fits, and far above.
     let datagrams = format!("{}-{},3000,9000,15000", largest - 40, largest + 40);
     for on in [true, false] {
@@ -121,7 +145,8 @@ fn over(id: &str, mtu: u32, v6: bool) -> Result<()> {
     let drops = scene.lab.host(1).counts()?.since(&before).drops();
     assert!(drops.is_empty(), "where the interfaces are right nothing is dropped: {drops:?}");
     let host = scene.lab.host(1);
-    let capture = Capture::start(|line| host.command(line), UNDERLAY, "ip[6:2] & 0x3fff != 0", file)?;
+    let fragments = "ip[6:2] & 0x3fff != 0 or ip6[6] == 44";
+    let capture = Capture::start(|line| host.command(line), UNDERLAY, fragments, file)?;
     scene.inflate(v6)?;
     for on in [true, false] {
         scene.dont_fragment(on)?;
@@ -152,24 +177,79 @@ fn over(id: &str, mtu: u32, v6: bool) -> Result<()> {
     Ok(())
 }
 
+/// IPv4 outside, both families inside.
+const OVER_V4: Underlay = Underlay { mtu: 1500, over_v6: false, v6: true };
+/// IPv6 outside, both families inside.
+const OVER_V6: Underlay = Underlay { over_v6: true, ..OVER_V4 };
+
 #[test]
-fn an_underlay_of_1280_carries_every_ipv4_packet() -> Result<()> {
-    over("p1280", 1280, false)
+fn an_ipv4_underlay_of_1280_carries_every_ipv4_packet() -> Result<()> {
+    over("p4x1280", Underlay { mtu: 1280, v6: false, ..OVER_V4 })
 }
 
 #[test]
-fn an_underlay_of_1400_carries_every_packet() -> Result<()> {
-    over("p1400", 1400, true)
+fn an_ipv4_underlay_of_1330_carries_every_packet() -> Result<()> {
+    over("p4x1330", Underlay { mtu: 1330, ..OVER_V4 })
 }
 
 #[test]
-fn an_underlay_of_1500_carries_every_packet() -> Result<()> {
-    over("p1500", 1500, true)
+fn an_ipv4_underlay_of_1400_carries_every_packet() -> Result<()> {
+    over("p4x1400", Underlay { mtu: 1400, ..OVER_V4 })
 }
 
 #[test]
-fn an_underlay_of_9000_carries_every_packet() -> Result<()> {
-    over("p9000", 9000, true)
+fn an_ipv4_underlay_of_1500_carries_every_packet() -> Result<()> {
+    over("p4x1500", Underlay { mtu: 1500, ..OVER_V4 })
+}
+
+#[test]
+fn an_ipv4_underlay_of_9000_carries_every_packet() -> Result<()> {
+    over("p4x9000", Underlay { mtu: 9000, ..OVER_V4 })
+}
+
+#[test]
+fn an_ipv6_underlay_of_1280_carries_every_ipv4_packet() -> Result<()> {
+    over("p6x1280", Underlay { mtu: 1280, v6: false, ..OVER_V6 })
+}
+
+#[test]
+fn an_ipv6_underlay_of_1350_carries_every_packet() -> Result<()> {
+    over("p6x1350", Underlay { mtu: 1350, ..OVER_V6 })
+}
+
+#[test]
+fn an_ipv6_underlay_of_1400_carries_every_packet() -> Result<()> {
+    over("p6x1400", Underlay { mtu: 1400, ..OVER_V6 })
+}
+
+#[test]
+fn an_ipv6_underlay_of_1500_carries_every_packet() -> Result<()> {
+    over("p6x1500", Underlay { mtu: 1500, ..OVER_V6 })
+}
+
+#[test]
+fn an_ipv6_underlay_of_9000_carries_every_packet() -> Result<()> {
+    over("p6x9000", Underlay { mtu: 9000, ..OVER_V6 })
+}
+
+/// A link of IPv6 must carry 1280 bytes (RFC 8200 section 5).
+#[test]
+fn ipv6_inside_is_refused_where_it_does_not_fit() -> Result<()> {
+    for (id, underlay) in
+        [("pref4", Underlay { mtu: 1329, ..OVER_V4 }), ("pref6", Underlay { mtu: 1349, ..OVER_V6 })]
+    {
+        let lab = underlay.lab(id, 1)?;
+        let create = |args: &[&str]| lab.host(1).try_fabric(&[&["network", "create"], args].concat());
+        let refused = create(&["n1", "--subnet", "192.168.10.0/24", "--subnet", "fd00:10::/64"])?;
+        assert_eq!((refused.code, refused.stderr.trim().lines().count()), (1, 1), "{refused:?}");
+        for words in ["1279 bytes", "IPv6 needs 1280", "raise the uplinks' MTU"] {
+            assert!(refused.stderr.contains(words), "{}", refused.stderr);
+        }
+        assert!(lab.host(1).networks()?.is_empty(), "nothing half done");
+        assert_eq!(create(&["n1", "--subnet", "192.168.10.0/24"])?.code, 0, "IPv4 alone");
+        assert_eq!(lab.host(1).networks()?[0].status.as_ref().context("a status")?.mtu, 1279);
+    }
+    Ok(())
 }
 
 /// Routed into a network that carries less, near and far; and from the host itself, whose interface there is too large.

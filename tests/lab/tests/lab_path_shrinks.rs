@@ -64,12 +64,14 @@ impl Scene {
         Ok((status.mtu, status.path_mtu))
     }
 
-    /// Ten megabytes in each inner family while the link becomes smaller.
+    /// Ten megabytes in each inner family, and without DF, while the link becomes smaller.
     fn shrinks_meanwhile(&self, overhead: u16) -> Result<()> {
         // Slow enough that the link shrinks under a transfer: two seconds for all of it.
         let slow = ["tc", "qdisc", "add", "dev", "h2", "root", "tbf", "rate", "40mbit", "burst", "64k"];
         self.on_the_router(&[&slow[..], &["latency", "200ms"]].concat())?;
-        for (to, mtu) in [(V4, 1450_u16), (V6, 1400)] {
+        for (to, mtu, fixed) in [(V4, 1450_u16, true), (V6, 1400, true), (V4, 1370, false)] {
+            let line = format!("echo {} >/proc/sys/net/ipv4/ip_no_pmtu_disc", u8::from(!fixed));
+            self.a.sh(&["sh", "-ec", &line])?;
             thread::scope(|scope| {
                 let transfer = scope.spawn(|| self.transfer(to));
                 thread::sleep(Duration::from_millis(700));
@@ -95,8 +97,6 @@ fn a_smaller_link(id: &str, over_v6: bool, overhead: u16) -> Result<()> {
     assert!(moved.drops().keys().all(|name| name.contains("too_big")), "{:?}", moved.drops());
     assert!(moved.get("from_container action icmp_error") > 0, "the container was told: {moved:?}");
     // What may be fragmented is, and datagrams of every size arrive in the first attempt.
-    let line = "echo 1 >/proc/sys/net/ipv4/ip_no_pmtu_disc";
-    scene.a.sh(&["sh", "-ec", line])?;
     scene.a.sh(&["ip", "route", "flush", "cache"])?;
     let server = scene.b.serve(&["exact-udp-sink", "--bind", V4])?;
     let sizes = "1-20,1280-1430,3000";
