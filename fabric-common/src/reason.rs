@@ -168,7 +168,7 @@ numbered! {
         Routed = 15 "routed",
         /// Left to the stack: a tunnel packet to the host itself that stands for several segments and has to lose its tunnel marks.
         HostGso = 16 "host_gso",
-        /// Left to the stack: ARP or neighbour discovery that comes from a foreign VTEP and is answered behind the `vxlan` device.
+        /// Left to the stack: ARP, neighbour discovery or a packet to the gateway's MAC that comes from a foreign VTEP and is answered or routed behind the `vxlan` device.
         Foreign = 17 "foreign",
         /// IPv4 that is too big and may be fragmented: sent through `fabric_frag`. There: a fragment was cut off, counted beside it, with the bytes of the packet.
         Fragment = 18 "fragment",

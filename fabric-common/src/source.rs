@@ -13,12 +13,16 @@ shared! {
         pub nodes: [u32; 4],
         /// Policy identity, node-local; 0 while no policy is compiled.
         pub identity: u32,
-        /// No flag is defined yet; always zero.
+        /// `FLAG_*`.
         pub flags: u32,
         /// Generation of the record.
         pub generation: u64,
     }
 }
+
+/// Behind a foreign VTEP: our own nodes may send it as well, from the gateway's MAC, since the VTEP may use the gateway of any
+/// of them.
+pub const FLAG_RELAYED: u32 = 1;
 
 impl SourceValue {
     /// Whether `node` may send packets with this source. `node` is never 0.

@@ -43,14 +43,18 @@ pub fn handle(ctx: &TcContext) -> Outcome {
 /// Out of line, since most packets are not for the gateway.
 #[inline(never)]
 fn handle_packed(ctx: &TcContext) -> i64 {
-    pack(handle_inner(ctx))
+    pack(match answer(ctx) {
+        Ok(()) => back(ctx),
+        Err(reason) => Err(reason),
+    })
 }
 
+/// Writes the answer over the request.
 #[inline(always)]
-fn handle_inner(ctx: &TcContext) -> Outcome {
+pub fn answer(ctx: &TcContext) -> Result<(), DropReason> {
     linear(ctx, size_of::<Echo<Ipv6Hdr>>() as u32);
     let eth: &EthHdr = header(ctx, 0, DropReason::NoRoute)?;
-    if eth.ether_type == IPV4 { handle_v4(ctx) } else { handle_v6(ctx) }
+    if eth.ether_type == IPV4 { answer_v4(ctx) } else { answer_v6(ctx) }
 }
 
 #[inline(always)]
@@ -69,7 +73,7 @@ fn reply(icmp: [u8; 4], from: [u8; 2], to: [u8; 2]) -> [u8; 4] {
 }
 
 #[inline(always)]
-fn handle_v4(ctx: &TcContext) -> Outcome {
+fn answer_v4(ctx: &TcContext) -> Result<(), DropReason> {
     let echo: &Echo<Ipv4Hdr> = header(ctx, 0, DropReason::NoRoute)?;
     let (ip, kind) = (&echo.ip, [echo.icmp[0], echo.icmp[1]]);
     let fragment = u16::from_be_bytes(ip.frags) & 0x3fff != 0;
@@ -88,12 +92,11 @@ fn handle_v4(ctx: &TcContext) -> Outcome {
         },
         icmp: reply(echo.icmp, V4_REQUEST, V4_REPLY),
     };
-    overwrite(ctx, &answer)?;
-    back(ctx)
+    overwrite(ctx, &answer)
 }
 
 #[inline(always)]
-fn handle_v6(ctx: &TcContext) -> Outcome {
+fn answer_v6(ctx: &TcContext) -> Result<(), DropReason> {
     let echo: &Echo<Ipv6Hdr> = header(ctx, 0, DropReason::NoRoute)?;
     let (ip, kind) = (&echo.ip, [echo.icmp[0], echo.icmp[1]]);
     let whole = u16::from_be_bytes(ip.payload_len) >= ICMP_LEN;
@@ -105,8 +108,7 @@ fn handle_v6(ctx: &TcContext) -> Outcome {
         ip: Ipv6Hdr { hop_limit: TTL, src_addr: ip.dst_addr, dst_addr: ip.src_addr, ..*ip },
         icmp: reply(echo.icmp, V6_REQUEST, V6_REPLY),
     };
-    overwrite(ctx, &answer)?;
-    back(ctx)
+    overwrite(ctx, &answer)
 }
 
 const _: () = assert!(size_of::<Echo<Ipv4Hdr>>() == 38 && size_of::<Echo<Ipv6Hdr>>() == 58);

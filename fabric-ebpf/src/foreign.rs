@@ -1,23 +1,29 @@
-//! What comes from behind a foreign VTEP and no other node of ours sends: ARP and neighbour discovery. Answered through the
-//! tunnel, for who is on this node and for the gateway; nothing is learned from it.
+//! What comes from behind a foreign VTEP and no node of ours sends. ARP and neighbour discovery are answered through the
+//! tunnel, for who is on this node and for the gateway; nothing is learned from them. Packets to the gateway's MAC are routed
+//! as those of a container are, and told what stopped them.
 
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::{bindings::TC_ACT_SHOT, programs::TcContext};
 use fabric_common::{
     addr::{Addr, Mac},
     endpoint::{EndpointValue, FLAG_GATEWAY},
-    reason::{Action, DropReason},
+    fdb::FLAG_ROUTER,
+    node::FLAG_FOREIGN,
+    reason::{Action, DropReason, Hook},
+    stage::Stage,
 };
 use network_types::{arp::ArpHdr, eth::EthHdr, ip::Ipv6Hdr};
 
 use crate::{
     arp::{self, REPLY, REQUEST},
-    encap, endpoint,
+    counters, echo, encap, endpoint, fdb, fragment,
+    icmp_error::{self, Error},
     inner::ETH_LEN,
     nd::{self, NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, Neighbour, ROUTER_SOLICITATION, SOURCE_LINK_LAYER},
     node,
-    outcome::{Outcome, Verdict, pack, unpack},
+    outcome::{Outcome, Trace, Verdict, pack, unpack},
     packet::{Frame, header, linear, mac, same_addr, v4, v6},
-    settings, source,
+    port, route, settings, source, too_big,
+    walk::from_vxlan,
 };
 
 /// Refuses ARP, whose Ethernet header is at `offset`, with a sender's address that its VTEP may not send.
@@ -36,7 +42,7 @@ fn arp_record(frame: &impl Frame, offset: u32, vni: u32, node: u32) -> u32 {
     // The sender's protocol address (RFC 826).
     let Some(sender) = frame.load::<4>(offset + ETH_LEN as u32 + 14) else { return DropReason::Malformed as u32 };
     let sender = Addr::v4(sender);
-    unless_probe(source::check(vni, &sender, node), &sender).map_or_else(|reason| reason as u32, |()| 0)
+    unless_probe(source::check(vni, &sender, node, || false), &sender).map_or_else(|reason| reason as u32, |()| 0)
 }
 
 /// Lets a probe pass that has no source yet (RFC 5227, RFC 4862 section 5.4.2), if its VTEP serves the network. `source` is
@@ -142,6 +148,91 @@ fn nd_inner(ctx: &TcContext, vni: u32, node: u32) -> Outcome {
         }
         _ => Ok(Verdict::consume(Action::Absorbed)),
     }
+}
+
+/// A packet to a router's MAC from `node`, whose source was checked.
+#[inline(always)]
+pub fn route(ctx: &TcContext, trace: &Trace, node: u32) -> Outcome {
+    match route::step(ctx, trace.vni) {
+        route::TO_GATEWAY => unpack(echo_packed(ctx, trace.vni, node)),
+        reason if reason < 0 => unpack(reason),
+        next => {
+            let verdict = unpack(routed_packed(ctx, trace, next))?;
+            counters::action_beside(trace.hook, Action::Routed, trace.segments, trace.length);
+            Ok(verdict)
+        }
+    }
+}
+
+#[inline(never)]
+fn echo_packed(ctx: &TcContext, vni: u32, node: u32) -> i64 {
+    pack(match echo::answer(ctx) {
+        Ok(()) => send(ctx, vni, node),
+        Err(reason) => Err(reason),
+    })
+}
+
+#[inline(never)]
+fn routed_packed(ctx: &TcContext, trace: &Trace, next: i64) -> i64 {
+    pack(routed(ctx, trace, next))
+}
+
+/// What was routed into another network, `next` being what [`route::step`] returned: to a port of this node, or to the node where the destination lives, which believes
+/// this one that the source was checked ([`source::check`]).
+#[inline(always)]
+fn routed(ctx: &TcContext, trace: &Trace, next: i64) -> Outcome {
+    trace.mark(Stage::Routed);
+    let vni = next as u32;
+    if next & route::TO_FRAGMENT != 0 {
+        return unpack(fragment::divert(ctx, settings::get()?.frag_ifindex, vni));
+    }
+    let eth: &EthHdr = header(ctx, 0, DropReason::Malformed)?;
+    let entry = fdb::get(vni, mac(&eth.dst_addr)).ok_or(DropReason::UnknownDestination)?;
+    if entry.ifindex == 0 {
+        let node = node::get(entry.node)?;
+        trace.mark(Stage::Node);
+        return encap::via_device(ctx, settings::get()?, node, vni);
+    }
+    trace.mark(Stage::LocalPort);
+    port::count_ingress(entry.slot, trace.segments, trace.length);
+    Ok(from_vxlan::deliver(ctx, entry.ifindex))
+}
+
+/// Tells the sender of a packet that was dropped on its way through the gateway. Returns the TC code.
+#[inline(never)]
+pub fn tell(ctx: &TcContext, vni: u32, reason: u32) -> i32 {
+    let Some((node, error)) = error(ctx, vni, reason) else { return TC_ACT_SHOT };
+    let Ok(eth) = header::<EthHdr>(ctx, 0, DropReason::Malformed) else { return TC_ACT_SHOT };
+    let asker = mac(&eth.src_addr);
+    let length = icmp_error::write(ctx, vni, &asker, error);
+    if length == 0 {
+        return TC_ACT_SHOT;
+    }
+    counters::action_beside(Hook::FromVxlan, Action::IcmpError, 1, length);
+    send(ctx, vni, node).map_or(TC_ACT_SHOT, |verdict| verdict.code)
+}
+
+/// The foreign VTEP, and what to tell it, if that is right: only what came to a router's MAC got so far.
+#[inline(always)]
+fn error(ctx: &TcContext, vni: u32, reason: u32) -> Option<(u32, Error)> {
+    let vtep = node::of_vtep(&from_vxlan::tunnel_key(ctx).ok()?.vtep).ok()?;
+    let eth: &EthHdr = header(ctx, 0, DropReason::Malformed).ok()?;
+    let entry = fdb::get(vni, mac(&eth.dst_addr))?;
+    if vtep.flags & u32::from(FLAG_FOREIGN) == 0 || entry.flags & FLAG_ROUTER == 0 {
+        return None;
+    }
+    let error = if reason == DropReason::TtlExceeded as u32 {
+        Error::TTL_EXCEEDED
+    } else if reason == DropReason::TooBig as u32 {
+        let mtu = route::mtu(ctx, vni);
+        if mtu == 0 || !too_big::helps(ctx, mtu) {
+            return None;
+        }
+        Error::too_big(mtu as u16)
+    } else {
+        route::error(ctx, vni)?
+    };
+    Some((vtep.node, error))
 }
 
 /// Sends the answer to the VTEP that asked.

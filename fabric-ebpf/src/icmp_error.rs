@@ -104,7 +104,8 @@ pub fn answer(ctx: &TcContext, error: Error) -> i32 {
 /// Out of line, and finds all that it needs itself: nothing of it costs the packets that are not dropped.
 #[inline(never)]
 fn answer_packed(ctx: &TcContext, error: u64) -> i32 {
-    let length = write(ctx, Error(error));
+    let Ok(port) = port::get(Frame::ifindex(ctx)) else { return TC_ACT_SHOT };
+    let length = write(ctx, port.vni, &port.mac, Error(error));
     if length == 0 {
         return TC_ACT_SHOT;
     }
@@ -113,16 +114,16 @@ fn answer_packed(ctx: &TcContext, error: u64) -> i32 {
     unsafe { bpf_redirect(Frame::ifindex(ctx), 0) as i32 }
 }
 
-/// Length of the answer; 0 if there is none.
+/// Writes the answer of the gateway of network `vni`, to the MAC `to`, over the packet. Length of the answer; 0 if there is
+/// none.
 #[inline(always)]
-fn write(ctx: &TcContext, error: Error) -> u32 {
-    let Ok(port) = port::get(Frame::ifindex(ctx)) else { return 0 };
+pub fn write(ctx: &TcContext, vni: u32, to: &Mac, error: Error) -> u32 {
     let Ok(eth) = header::<EthHdr>(ctx, 0, DropReason::Malformed) else { return 0 };
-    let Some(network) = network::get(port.vni) else { return 0 };
+    let Some(network) = network::get(vni) else { return 0 };
     if eth.ether_type == IPV4 {
-        v4(ctx, &port.mac, network, error.0)
+        v4(ctx, to, network, error.0)
     } else {
-        v6(ctx, &port.mac, network, error.0)
+        v6(ctx, to, network, error.0)
     }
 }
 

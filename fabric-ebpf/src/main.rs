@@ -20,6 +20,7 @@ mod programs {
     use fabric_common::reason::{DropReason, Hook};
 
     use crate::{
+        foreign,
         icmp_error::{self, Error},
         outcome::{Trace, finish_tc, finish_xdp},
         route, too_big, walk,
@@ -53,7 +54,13 @@ mod programs {
     pub fn from_vxlan(ctx: TcContext) -> i32 {
         let mut trace = Trace::new(Hook::FromVxlan, &ctx);
         let outcome = walk::from_vxlan::walk(&ctx, &mut trace);
-        finish_tc(&ctx, &trace, outcome)
+        let code = finish_tc(&ctx, &trace, outcome);
+        match outcome {
+            Err(reason @ (DropReason::TooBig | DropReason::TtlExceeded | DropReason::NoRoute)) => {
+                foreign::tell(&ctx, trace.vni, reason as u32)
+            }
+            _ => code,
+        }
     }
 
     /// TC ingress of the far side of the agent's veth for fragments.

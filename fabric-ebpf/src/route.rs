@@ -54,22 +54,21 @@ struct Packet {
     ether_type: u16,
 }
 
-/// Routes a packet to a router's MAC, whose source was checked: returns the VNI of the network that it is in from now on,
-/// maybe with [`TO_FRAGMENT`], [`TO_GATEWAY`], or the number of a drop reason, negated. A packet that is dropped is left as it
-/// was.
+/// Routes a packet to a router's MAC in network `vni`, whose source was checked: returns the VNI of the network that it is in
+/// from now on, maybe with [`TO_FRAGMENT`], [`TO_GATEWAY`], or the number of a drop reason, negated. A packet that is dropped
+/// is left as it was.
 ///
 /// Out of line, since most packets are bridged.
 #[inline(never)]
-pub fn step(ctx: &TcContext) -> i64 {
-    match route(ctx) {
+pub fn step(ctx: &TcContext, vni: u32) -> i64 {
+    match route(ctx, vni) {
         Ok(next) => next,
         Err(reason) => -(reason as i64),
     }
 }
 
 #[inline(always)]
-fn route(ctx: &TcContext) -> Result<i64, DropReason> {
-    let vni = port::get(Frame::ifindex(ctx))?.vni;
+fn route(ctx: &TcContext, vni: u32) -> Result<i64, DropReason> {
     let packet = packet(ctx, vni)?;
     let (route, to) = lookup(vni, &packet.dst).ok_or(DropReason::NoRoute)?;
     if to.is_some_and(|to| to.flags & FLAG_GATEWAY != 0) {
@@ -143,10 +142,9 @@ fn path_mtu(route: &RouteValue, to: &EndpointValue) -> Result<u32, DropReason> {
 
 /// The same for the packet in hand, for the answer to one that is too big; 0 if it is not routed.
 #[inline(never)]
-pub fn mtu(ctx: &TcContext) -> u32 {
-    let Ok(port) = port::get(Frame::ifindex(ctx)) else { return 0 };
-    let Ok(packet) = packet(ctx, port.vni) else { return 0 };
-    match lookup(port.vni, &packet.dst) {
+pub fn mtu(ctx: &TcContext, vni: u32) -> u32 {
+    let Ok(packet) = packet(ctx, vni) else { return 0 };
+    match lookup(vni, &packet.dst) {
         Some((route, Some(to))) => path_mtu(route, to).unwrap_or(0),
         _ => 0,
     }
@@ -184,15 +182,16 @@ fn rewrite(ctx: &TcContext, packet: &Packet, to: Mac, from: Mac) -> Result<(), D
 /// Tells the sender of a packet that was dropped for want of a route. Returns the TC code.
 #[inline(never)]
 pub fn unreachable(ctx: &TcContext) -> i32 {
-    match error(ctx) {
+    let Ok(port) = port::get(Frame::ifindex(ctx)) else { return TC_ACT_SHOT };
+    match error(ctx, port.vni) {
         Some(error) => icmp_error::answer(ctx, error),
         None => TC_ACT_SHOT,
     }
 }
 
+/// What to tell the sender of a packet to a router's MAC that found no route, if anything.
 #[inline(always)]
-fn error(ctx: &TcContext) -> Option<Error> {
-    let vni = port::get(Frame::ifindex(ctx)).ok()?.vni;
+pub fn error(ctx: &TcContext, vni: u32) -> Option<Error> {
     let packet = packet(ctx, vni).ok()?;
     let Some((_, to)) = lookup(vni, &packet.dst) else { return Some(Error::NO_ROUTE) };
     if to.is_some_and(|to| to.flags & FLAG_GATEWAY != 0) {

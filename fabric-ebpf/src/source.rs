@@ -10,7 +10,7 @@ use fabric_common::{
     endpoint::EndpointKey,
     reason::DropReason,
     prefix::VniPrefix,
-    source::SourceValue,
+    source::{FLAG_RELAYED, SourceValue},
 };
 
 use crate::{network, settings};
@@ -21,27 +21,39 @@ static SOURCES: HashMap<EndpointKey, SourceValue, { abi::SOURCES.entries as usiz
 #[btf_map(name = "source_prefixes")]
 static SOURCE_PREFIXES: LpmTrie<VniPrefix, SourceValue, { abi::SOURCE_PREFIXES.entries as usize }> = LpmTrie::new();
 
-/// Accepts `addr` in network `vni` from `node`, or says why not.
+/// Accepts `addr` in network `vni` from `node`, or says why not. `routed` says whether one of our own nodes sends it from the
+/// gateway's MAC: it may then be of a foreign VTEP that used that node's gateway, and the node has checked that it may.
 #[inline(always)]
-pub fn check(vni: u32, addr: &Addr, node: u32) -> Result<(), DropReason> {
+pub fn check(vni: u32, addr: &Addr, node: u32, routed: impl FnOnce() -> bool) -> Result<(), DropReason> {
     // SAFETY: the memory of a row stays memory of this map while a program runs (`main.rs` says what it may hold).
-    match unsafe { SOURCES.get(EndpointKey { vni, addr: *addr }) } {
-        Some(record) if record.names(node) => Ok(()),
-        Some(record) => Err(refusal(vni, node, Some(record))),
-        None if prefix_names(vni, addr, node) => Ok(()),
-        None => Err(refusal(vni, node, None)),
-    }
+    let (relayed, record) = match unsafe { SOURCES.get(EndpointKey { vni, addr: *addr }) } {
+        Some(record) if record.names(node) => return Ok(()),
+        Some(record) => (record.flags & FLAG_RELAYED != 0, Some(record)),
+        None => match by_prefix(vni, addr, node) {
+            NAMED => return Ok(()),
+            found => (found == RELAYED, None),
+        },
+    };
+    if relayed && routed() { Ok(()) } else { Err(refusal(vni, node, record)) }
 }
+
+const NONE: u32 = 0;
+const NAMED: u32 = 1;
+const RELAYED: u32 = 2;
 
 /// Out of line: only foreign VTEPs have records by prefix.
 #[inline(never)]
-fn prefix_names(vni: u32, addr: &Addr, node: u32) -> bool {
+fn by_prefix(vni: u32, addr: &Addr, node: u32) -> u32 {
     // However wide the prefix is.
     if addr.is_martian() {
-        return false;
+        return NONE;
     }
     let key = Key::new(VniPrefix::BITS, VniPrefix::new(vni, *addr));
-    SOURCE_PREFIXES.get(&key).is_some_and(|record| record.names(node))
+    match SOURCE_PREFIXES.get(&key) {
+        Some(record) if record.names(node) => NAMED,
+        Some(record) if record.flags & FLAG_RELAYED != 0 => RELAYED,
+        _ => NONE,
+    }
 }
 
 /// Names the reason. A network that does not exist has no records, so that it is asked for only here.

@@ -33,14 +33,14 @@ fn mtu(ctx: &TcContext) -> Option<u16> {
     let eth = header::<EthHdr>(ctx, 0, DropReason::Malformed).ok()?;
     let entry = fdb::get(port.vni, mac(&eth.dst_addr))?;
     if entry.flags & FLAG_ROUTER != 0 {
-        return Some(route::mtu(ctx) as u16);
+        return Some(route::mtu(ctx, port.vni) as u16);
     }
     Some(node::get(entry.node).ok()?.mtu)
 }
 
 /// Whether the sender can do something: IPv4 without DF is not its business, nor is padding behind a packet that fits.
 #[inline(always)]
-fn helps(ctx: &TcContext, mtu: u32) -> bool {
+pub fn helps(ctx: &TcContext, mtu: u32) -> bool {
     let Ok(eth) = header::<EthHdr>(ctx, 0, DropReason::Malformed) else { return false };
     let (length, fixed) = if eth.ether_type == IPV4 {
         let Ok(ip) = header::<Ipv4Hdr>(ctx, ETH_LEN, DropReason::Malformed) else { return false };

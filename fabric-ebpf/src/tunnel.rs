@@ -19,7 +19,7 @@ use network_types::{
 use crate::{
     counters, fdb, host,
     inner::{self, ARP, ETH_LEN, IPV4, IPV6, ip},
-    foreign, nd, node,
+    foreign, nd, network, node,
     outcome::Trace,
     packet::{Frame, header, mac, same_mac, v4, v6, word},
     settings, source, uplink,
@@ -67,6 +67,8 @@ pub enum Arrival {
     Arp(u32),
     /// Neighbour discovery of the foreign VTEP with this number.
     Nd(u32),
+    /// To the gateway's MAC, from the foreign VTEP with this number.
+    Router(u32),
 }
 
 /// A local receiver.
@@ -238,7 +240,10 @@ pub fn admit(frame: &impl Frame, trace: &mut Trace, tunnel: &Tunnel, offset: usi
     }
     let ip = ip(frame, offset, eth.ether_type)?;
     trace.mark(Stage::InnerFrame);
-    let source = source::check(vni, &ip.src, sender.node);
+    let routed = || {
+        !foreign && network::get(vni).is_some_and(|network| same_mac(&eth.src_addr, &network.gateway_mac))
+    };
+    let source = source::check(vni, &ip.src, sender.node, routed);
     if eth.ether_type == IPV6 {
         match nd::kind(frame, offset, &ip) {
             nd::Kind::None => {}
@@ -261,7 +266,8 @@ pub fn admit(frame: &impl Frame, trace: &mut Trace, tunnel: &Tunnel, offset: usi
     }
     let entry = fdb::get(vni, dst).ok_or(DropReason::NotLocal)?;
     if entry.flags & FLAG_ROUTER != 0 {
-        return Err(DropReason::NoRoute);
+        // Our own nodes route what they send.
+        return if foreign { Ok(Arrival::Router(sender.node)) } else { Err(DropReason::NoRoute) };
     }
     if entry.ifindex == 0 {
         return Err(DropReason::NotLocal);

@@ -290,6 +290,21 @@ pub fn sender_table() -> Vec<Case> {
             Dropped(D::SpoofSource),
         ),
         case(
+            "a station of the foreign VTEP, routed by a host",
+            around(outer(), honest().with_src(STATION_V4).with_src_mac(BLUE.gateway_mac)),
+            Delivered,
+        ),
+        case(
+            "nobody, routed by a host",
+            around(outer(), honest().with_src(NOBODY_V4).with_src_mac(BLUE.gateway_mac)),
+            Dropped(D::SpoofSource),
+        ),
+        case(
+            "a third host's container, routed by a host that does not serve the network",
+            around(from(&HOST_C), honest().with_src_mac(BLUE.gateway_mac)),
+            Dropped(D::VtepNotInVni),
+        ),
+        case(
             "below the foreign VTEP's prefix",
             around(from(&SWITCH), honest().with_src([192, 168, 10, 63])),
             Dropped(D::SpoofSource),

@@ -2,9 +2,10 @@
 //! records too: a tunnel packet with one of them is recognised as a loop because the record names this node.
 //!
 //! Routing happens on the sender's host and a routed packet carries the destination network's VNI, so the sources of a
-//! network are records of those that it is opened to as well.
+//! network are records of those that it is opened to as well. Who is behind a foreign VTEP may use the gateway of any node of
+//! ours, which then sends in its stead: the records say so, and in the other networks those by prefix name no VTEP.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Context,
@@ -13,7 +14,7 @@ use super::{
 use fabric_common::{
     addr::Addr,
     endpoint::{EndpointKey, FLAG_GATEWAY},
-    source::{SOURCE_NODES, SourceValue},
+    source::{FLAG_RELAYED, SOURCE_NODES, SourceValue},
 };
 
 pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
@@ -22,12 +23,16 @@ pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
         .values()
         .map(|n| (n.vni.get(), context.cluster.opened(n).map(|other| other.vni.get()).collect()))
         .collect();
+    let nodes = context.cluster.nodes.values().filter(|node| node.foreign);
+    let foreign: BTreeSet<u32> = nodes.map(|node| context.ids[&node.name]).collect();
     for (key, value) in &desired.tables.endpoints {
         // Gateways are on every node and send nothing through the tunnel.
         if value.flags & FLAG_GATEWAY != 0 {
             continue;
         }
-        let record = record([value.node, 0, 0, 0], value.generation);
+        let relayed = foreign.contains(&value.node) && !is_link_local(&key.addr);
+        let flags = if relayed { FLAG_RELAYED } else { 0 };
+        let record = record([value.node, 0, 0, 0], flags, value.generation);
         desired.tables.sources.insert(*key, record);
         if is_link_local(&key.addr) {
             continue;
@@ -51,13 +56,17 @@ pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
                     continue;
                 }
                 nodes.push(context.ids[&node.name]);
+                // What comes by way of a gateway of ours arrives in the networks that this one is opened to.
+                for vni in opened.get(&vni).into_iter().flatten() {
+                    prefixes.entry(PrefixKey::new(*vni, *prefix)).or_default();
+                }
             }
         }
     }
     for (key, nodes) in prefixes {
         let mut all = [0; SOURCE_NODES];
         all[..nodes.len()].copy_from_slice(&nodes);
-        desired.tables.source_prefixes.insert(key, record(all, 0));
+        desired.tables.source_prefixes.insert(key, record(all, FLAG_RELAYED, 0));
     }
 }
 
@@ -66,6 +75,6 @@ fn is_link_local(addr: &Addr) -> bool {
     addr.bytes[0] == 0xfe && addr.bytes[1] & 0xc0 == 0x80
 }
 
-fn record(nodes: [u32; SOURCE_NODES], generation: u64) -> SourceValue {
-    SourceValue { nodes, identity: 0, flags: 0, generation }
+fn record(nodes: [u32; SOURCE_NODES], flags: u32, generation: u64) -> SourceValue {
+    SourceValue { nodes, identity: 0, flags, generation }
 }

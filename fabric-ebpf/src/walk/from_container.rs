@@ -46,7 +46,7 @@ pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
 /// A packet to a router's MAC: to the gateway itself, or into another subnet or network.
 #[inline(always)]
 fn gateway(ctx: &TcContext, trace: &Trace) -> Outcome {
-    match route::step(ctx) {
+    match route::step(ctx, trace.vni) {
         route::TO_GATEWAY => echo::handle(ctx),
         reason if reason < 0 => unpack(reason),
         next => unpack(routed_packed(ctx, trace, next)),

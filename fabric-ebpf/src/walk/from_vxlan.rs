@@ -16,7 +16,7 @@ use crate::{
     outcome::{Outcome, Trace, Verdict, pack, unpack},
     packet::{self, skb},
     port, settings,
-    tunnel::{self, Arrival, Receiver, Tunnel},
+    tunnel::{self, Arrival, Tunnel},
 };
 
 /// For this host (`include/uapi/linux/if_packet.h`).
@@ -31,6 +31,7 @@ pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
     match packed & !NODE {
         ARP_NEXT => foreign::arp(ctx, trace.vni, packed as u32),
         ND_NEXT => foreign::nd(ctx, trace.vni, packed as u32),
+        ROUTER_NEXT => foreign::route(ctx, trace, packed as u32),
         _ => unpack(packed),
     }
 }
@@ -38,15 +39,20 @@ pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
 /// Beside what `pack` gives, with the number of a foreign VTEP in [`NODE`]'s bits.
 const ARP_NEXT: i64 = 1 << 48;
 const ND_NEXT: i64 = 2 << 48;
+const ROUTER_NEXT: i64 = 3 << 48;
 const NODE: i64 = 0xffff_ffff;
 
 /// Out of line, as in `from_container`: the stages have given their stack back when an answer is put together.
 #[inline(never)]
 fn stages_packed(ctx: &TcContext, trace: &mut Trace) -> i64 {
     match stages(ctx, trace) {
-        Ok(Arrival::Receiver(receiver)) => pack(deliver(ctx, trace, &receiver)),
+        Ok(Arrival::Receiver(receiver)) => {
+            port::count_ingress(receiver.slot, trace.segments, trace.length);
+            pack(Ok(if receiver.host { host::deliver(receiver.ifindex) } else { deliver(ctx, receiver.ifindex) }))
+        }
         Ok(Arrival::Arp(node)) => ARP_NEXT | i64::from(node),
         Ok(Arrival::Nd(node)) => ND_NEXT | i64::from(node),
+        Ok(Arrival::Router(node)) => ROUTER_NEXT | i64::from(node),
         Err(reason) => pack(Err(reason)),
     }
 }
@@ -64,18 +70,15 @@ fn stages(ctx: &TcContext, trace: &mut Trace) -> Result<Arrival, DropReason> {
     tunnel::admit(ctx, trace, &tunnel, 0)
 }
 
+/// Puts the packet into the namespace behind a port.
 #[inline(always)]
-fn deliver(ctx: &TcContext, trace: &Trace, receiver: &Receiver) -> Outcome {
-    port::count_ingress(receiver.slot, trace.segments, trace.length);
-    if receiver.host {
-        return Ok(host::deliver(receiver.ifindex));
-    }
+pub fn deliver(ctx: &TcContext, ifindex: u32) -> Verdict {
     // SAFETY: plain helper calls; the port is a veth whose peer is in another namespace. The device took the inner
     // destination for somebody else's, and before Linux 6.15 `bpf_redirect_peer` leaves that mark, for which the
     // container's stack would drop the packet. Nothing to do if it was right already.
     unsafe {
         bpf_skb_change_type(skb(ctx), PACKET_HOST);
-        Ok(Verdict::redirect(Action::Local, bpf_redirect_peer(receiver.ifindex, 0)))
+        Verdict::redirect(Action::Local, bpf_redirect_peer(ifindex, 0))
     }
 }
 

@@ -18,11 +18,13 @@ pub struct Foreign<'a> {
     pub agent: &'a [&'a str],
     /// UDP port of VXLAN.
     pub port: u16,
+    /// Hosts of the lab, 2 or more. No agent is started on those from 3 on.
+    pub hosts: usize,
 }
 
 impl Default for Foreign<'_> {
     fn default() -> Self {
-        Self { over_v6: false, device: "", node: "", agent: &[], port: 4789 }
+        Self { over_v6: false, device: "", node: "", agent: &[], port: 4789, hosts: 2 }
     }
 }
 
@@ -32,7 +34,7 @@ impl Default for Foreign<'_> {
 /// If a step fails.
 pub fn lab(id: &str, foreign: &Foreign<'_>) -> Result<(Container, Container, Lab)> {
     let agent_args = foreign.agent.iter().map(|arg| (*arg).to_owned()).collect();
-    let mut lab = Lab::with(id, &Options { hosts: 2, agents: false, agent_args })?;
+    let mut lab = Lab::with(id, &Options { hosts: foreign.hosts, agents: false, agent_args })?;
     lab.host_mut(1).start_agent()?;
     let network = ["network", "create", "n1", "--subnet", "192.168.10.0/24", "--subnet", "fd00:10::/64"];
     lab.host(1).fabric(&[&network, &["--vni", "100"][..]].concat())?;

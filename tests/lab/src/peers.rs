@@ -56,7 +56,10 @@ impl Host {
     }
 
     /// What the other hosts must be told of this one: itself and its endpoints.
-    fn as_peer(&self) -> Result<Vec<Object>> {
+    ///
+    /// # Errors
+    /// With the CLI's sentence.
+    pub fn as_peer(&self) -> Result<Vec<Object>> {
         let networks = self.networks()?.into_iter().map(|network| NodeNetwork {
             network: network.metadata.name,
             addresses: network.status.map(|status| status.node_addresses).unwrap_or_default(),

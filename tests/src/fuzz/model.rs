@@ -14,7 +14,7 @@ use fabric_common::{
 use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet, UdpPacket};
 
 use crate::{
-    cast::{self, BLUE, Container, HOST_B, HOSTS, Host, STATION_V4, SWITCH, VXLAN_PORT},
+    cast::{self, BLUE, Container, HOST_B, HOSTS, Host, STATION, STATION_V4, SWITCH, VXLAN_PORT},
     frame::{self, ETH, IPV4, IPV6, UDP, VXLAN},
     walk::{Gso, Verdict},
 };
@@ -353,8 +353,8 @@ fn answer(seen: &Seen<'_>, container: &'static Container) -> Result<(), String> 
 fn from_tunnel(seen: &Seen<'_>, host: &'static Host) -> Judged {
     let (vtep, vni, outer_ecn, inner) = opened(seen, host)?;
     let source = source(inner, seen.gso).ok_or("delivered, and no IP packet")?;
-    require(may_send(vtep, vni, source), format!("{source} was delivered from {vtep} in {vni}"))?;
     let mac = mac_at(inner, 6);
+    require(may_send(vtep, vni, source, mac), format!("{source} was delivered from {vtep} in {vni}"))?;
     require(mac.is_valid_source(), "delivered from a MAC that nobody can have")?;
     require(mac != fabric_agent::model::ids::node_mac(host.name), "delivered from this node's own MAC")?;
     require(!is_nd(inner), "neighbour discovery was delivered")?;
@@ -404,18 +404,26 @@ fn opened<'a>(seen: &Seen<'a>, host: &Host) -> Result<(Ipv4Addr, u32, u8, &'a [u
     Ok((ip.src_addr(), vni, ip.ecn(), &payload[VXLAN..]))
 }
 
-/// What the cast says of who may send what to [`HOST_B`].
-pub fn may_send(vtep: Ipv4Addr, vni: u32, source: IpAddr) -> bool {
+/// What the cast says of who may send what to [`HOST_B`], and from which MAC.
+pub fn may_send(vtep: Ipv4Addr, vni: u32, source: IpAddr, mac: Mac) -> bool {
     let containers =
         cast::CONTAINERS.iter().filter(|c| c.host.vtep == vtep && c.host != &HOST_B && c.network.vni == vni);
     let mut own = containers.flat_map(|c| [c.v4.into(), c.v6.into(), IpAddr::from(c.link_local())]);
     let host = HOSTS
         .iter()
         .any(|h| h.vtep == vtep && vni == BLUE.vni && h.blue_address.is_some_and(|a| source == a));
-    let network = STATION_V4.octets();
-    let station = vtep == SWITCH.vtep
-        && vni == BLUE.vni
-        && matches!(source, IpAddr::V4(a) if (64..128).contains(&a.octets()[3]) && a.octets()[..3] == network[..3]);
+    let in_prefix = match (source, STATION_V4.octets(), STATION.v6.segments()) {
+        (IpAddr::V4(a), [x, y, z, _], _) => {
+            a.octets()[..3] == [x, y, z] && (64..128).contains(&a.octets()[3])
+        }
+        (IpAddr::V6(a), _, station) => {
+            a.segments()[..7] == station[..7] && (0x40..0x80).contains(&a.segments()[7])
+        }
+    };
+    // A host of ours routes what the switch sent to its gateway.
+    let ours = || HOSTS.iter().any(|h| h.vtep == vtep && !h.foreign && *h != &HOST_B);
+    let relayed = mac == BLUE.gateway_mac && ours();
+    let station = vni == BLUE.vni && in_prefix && (vtep == SWITCH.vtep || relayed);
     own.any(|a| a == source) || host || station
 }
 

@@ -1,6 +1,6 @@
 //! Routes and source records of networks that are opened to each other.
 
-use fabric_common::route::RouteValue;
+use fabric_common::{route::RouteValue, source::FLAG_RELAYED};
 
 use super::*;
 use crate::plan::desired::PrefixKey;
@@ -66,4 +66,29 @@ fn an_opening_gives_routes_and_source_records_both_ways() {
         !sources.contains_key(&gateway(5001, "10.1.0.1"))
             && !sources.contains_key(&gateway(5000, "10.2.0.1"))
     );
+}
+
+/// Our own nodes may send on what a foreign VTEP gave to their gateway; the VTEP itself stays in its network.
+#[test]
+fn what_is_behind_a_foreign_vtep_may_be_routed_by_any_node() {
+    let switch = r#"{"kind":"Node","metadata":{"name":"sw"},"spec":{"vteps":["192.0.2.3"],"foreign":true,
+        "networks":[{"network":"blue","prefixes":["10.1.0.128/25"]}]}}"#;
+    let more = vec![object(switch), remote("station", "blue", "sw", r#""10.1.0.9""#)];
+    for open in [false, true] {
+        let desired = compile(&[world(open), more.clone()].concat(), &facts(&[("web", 17)]));
+        let prefix = |vni| {
+            let key = PrefixKey::new(vni, "10.1.0.128/25".parse().expect("a prefix"));
+            desired.tables.source_prefixes.get(&key).map(|record| (record.nodes != [0; 4], record.flags))
+        };
+        assert_eq!(prefix(5000), Some((true, FLAG_RELAYED)));
+        assert_eq!(prefix(5001), open.then_some((false, FLAG_RELAYED)));
+        assert_eq!(prefix(5002), None);
+        let flags = |vni, text| {
+            let record = desired.tables.sources.get(&EndpointKey { vni, addr: addr(text) });
+            record.map(|record| record.flags)
+        };
+        assert_eq!(flags(5000, "10.1.0.9"), Some(FLAG_RELAYED));
+        assert_eq!(flags(5001, "10.1.0.9"), open.then_some(FLAG_RELAYED));
+        assert_eq!((flags(5000, "10.1.0.5"), flags(5001, "10.2.0.6")), (Some(0), Some(0)));
+    }
 }
