@@ -12,9 +12,10 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use fabric_agent::{
     config::{Args, Command, Config, StoreAddress},
+    observe::log::RecentLog,
     store::{self, EmbeddedStore, Store},
 };
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -54,8 +55,8 @@ fn start(args: &Args) -> anyhow::Result<()> {
         .context("can't start the agent's threads")?;
     match args.command {
         None => {
-            log_to_stderr(&config);
-            runtime.block_on(run::run(config))
+            let log = log(&config);
+            runtime.block_on(run::run(config, log))
         }
         Some(Command::Cleanup { purge }) => {
             let done = runtime.block_on(cleanup::cleanup(&config, purge))?;
@@ -65,16 +66,18 @@ fn start(args: &Args) -> anyhow::Result<()> {
     }
 }
 
-fn log_to_stderr(config: &Config) {
+/// Logs to standard error, and keeps the end of it for reports.
+fn log(config: &Config) -> RecentLog {
     // The programs' lines have the eBPF object's name as their target.
     let usual = if config.debug_dataplane { "info,fabric=debug" } else { "info" };
     let filter = EnvFilter::try_from_env("FABRIC_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
+    let recent = RecentLog::default();
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(fmt::layer().with_target(false).with_writer(io::stderr).with_ansi(io::stderr().is_terminal()))
+        .with(fmt::layer().with_target(false).with_writer(recent.clone()).with_ansi(false))
         .init();
+    recent
 }
 
 async fn export(config: &Config) -> anyhow::Result<()> {

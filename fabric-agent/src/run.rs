@@ -12,7 +12,9 @@ use fabric_agent::{
     observe::{
         capture::Captures,
         events::{self, EventHub},
+        log::RecentLog,
         names::Names,
+        report::Reporter,
     },
     plan::desired::PlanSettings,
     reconcile::{Handle, KernelLinks, Reconciler, Settings},
@@ -46,7 +48,7 @@ impl Drop for SocketFile {
 }
 
 /// Runs the agent until SIGTERM or SIGINT.
-pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
     // Everything that can be refused is, before anything is made that would be left.
@@ -73,6 +75,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let drops = dataplane.events()?;
     let tracer = dataplane.tracer()?;
     let (switch, dropped) = dataplane.captures()?;
+    let inspector = dataplane.inspector()?;
     let features = dataplane.features(&[]);
 
     let (changed_tx, changed) = mpsc::channel(1);
@@ -94,6 +97,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let mut reconciling = tokio::spawn(reconciler.run(changed, halted));
     tokio::spawn(pump(drops, hub.clone()));
     let captures = Captures::new(switch, hub.clone());
+    let reporter = Reporter::new(inspector, hub.clone(), log);
     tokio::spawn(pump_captured(dropped, captures.clone()));
     tokio::spawn(name_events(Arc::clone(&store), service.clone(), hub.clone()));
     for feature in features.iter().filter(|feature| !feature.available) {
@@ -103,7 +107,8 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let scanned = read_sources(&config, &service, &handle);
     let state = ApiState::new(service.clone(), hub, Arc::new(counters))
         .with_tracer(Arc::new(tracer))
-        .with_captures(Arc::new(captures));
+        .with_captures(Arc::new(captures))
+        .with_reports(Arc::new(reporter));
     let serve = async {
         let manifests = scanned.await;
         let serving = tokio::spawn(serve(listener, state, stopped));

@@ -21,6 +21,7 @@ use crate::{
     capture::CaptureRequest,
     event::Event,
     object::{Endpoint, Network, Node, Object},
+    report::Report,
     status::{Applied, Counter, ErrorBody, Status},
     trace::{TraceReport, TraceRequest},
 };
@@ -162,6 +163,11 @@ impl Client {
     /// Every drop and action of every hook, zeros included.
     pub async fn counters(&self) -> Result<Vec<Counter>, ClientError> {
         self.get("/v1/counters").await
+    }
+
+    /// What only the agent can read: maps, programs, the last events and the end of its log.
+    pub async fn report(&self) -> Result<Report, ClientError> {
+        self.get("/v1/report").await
     }
 
     /// Walks one packet through the programs, without sending it.

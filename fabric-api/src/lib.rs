@@ -10,6 +10,7 @@ pub mod client;
 pub mod event;
 pub mod object;
 pub mod parse;
+pub mod report;
 pub mod status;
 pub mod trace;
 

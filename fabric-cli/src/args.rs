@@ -8,6 +8,7 @@ use fabric_api::client::DEFAULT_SOCKET;
 
 use crate::{
     apply::ApplyArgs,
+    bugreport::BugreportArgs,
     capture::CaptureArgs,
     counters::CountersArgs,
     endpoint::EndpointCommand,
@@ -63,6 +64,8 @@ pub(crate) enum Command {
     Trace(TraceArgs),
     /// Capture packets, dropped ones with the reason, for Wireshark and tcpdump
     Capture(CaptureArgs),
+    /// Put everything that helps to find a fault into one archive, secrets taken out
+    Bugreport(BugreportArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Print the manual page, or write one page a command into a directory
@@ -75,8 +78,6 @@ pub(crate) enum Command {
     Flows(Unavailable),
     #[command(hide = true, disable_help_flag = true)]
     Top(Unavailable),
-    #[command(hide = true, disable_help_flag = true)]
-    Bugreport(Unavailable),
 }
 
 /// Whatever follows a command that is not built yet.

@@ -3,6 +3,7 @@
 
 mod apply;
 mod args;
+mod bugreport;
 mod capture;
 mod counters;
 mod endpoint;
@@ -61,7 +62,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Trace(args) => trace::run(&client, args).await,
             Command::Capture(args) => capture::run(&client, args).await,
             Command::Top(_) => unavailable("top"),
-            Command::Bugreport(_) => unavailable("bugreport"),
+            Command::Bugreport(args) => bugreport::run(&client, args).await,
         }
     })
 }

@@ -7,7 +7,7 @@ use crate::{
     endpoint::{EndpointKey, EndpointValue},
     event::DropEvent,
     fdb::{FdbKey, FdbValue},
-    layout::{FNV_BASIS, Layout, fnv},
+    layout::{FNV_BASIS, Fields, Layout, fnv},
     network::{MemberKey, MemberValue, NetworkValue},
     node::{NodeValue, VtepValue},
     port::{PortCounters, PortValue},
@@ -67,6 +67,8 @@ pub struct MapSpec {
     pub value: &'static str,
     /// Bytes of the key (without an LPM key's prefix length) and of the value.
     pub sizes: (usize, usize),
+    /// Fields of the key and of the value, where those are structs.
+    pub fields: (Fields, Fields),
     /// What it is for, one sentence.
     pub about: &'static str,
 }
@@ -88,6 +90,7 @@ macro_rules! maps {
                 key: stringify!($key),
                 value: stringify!($value),
                 sizes: (size_of::<$key>(), size_of::<$value>()),
+                fields: (<$key as Layout>::FIELDS, <$value as Layout>::FIELDS),
                 about: $about,
             };
         )+

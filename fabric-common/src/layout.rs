@@ -4,7 +4,12 @@
 pub trait Layout {
     /// FNV-1a over the type's name, its fields' names, offsets, sizes and their own hashes.
     const HASH: u64;
+    /// The fields of a struct in order, as (name, byte offset, type); none of what is no struct.
+    const FIELDS: Fields = &[];
 }
+
+/// Fields of a struct: name, byte offset, type.
+pub type Fields = &'static [(&'static str, usize, &'static str)];
 
 /// One step of 64-bit FNV-1a over `bytes` (<http://www.isthe.com/chongo/tech/comp/fnv/>), usable in constants.
 pub const fn fnv(mut hash: u64, bytes: &[u8]) -> u64 {
@@ -64,6 +69,7 @@ macro_rules! shared {
                 )+
                 hash
             };
+            const FIELDS: $crate::layout::Fields = $name::FIELDS;
         }
 
         impl $name {
@@ -82,11 +88,7 @@ macro_rules! shared {
 
 #[cfg(test)]
 mod tests {
-    #![expect(
-        unreachable_pub,
-        dead_code,
-        reason = "what the macro declares is public and has more than is tested here"
-    )]
+    #![expect(unreachable_pub, reason = "what the macro declares is public and has more than is tested here")]
 
     use super::Layout;
 

@@ -11,6 +11,7 @@ mod health;
 mod networks;
 mod nodes;
 mod openapi;
+mod report;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -28,7 +29,10 @@ use tokio::{net::UnixListener, sync::watch, time::sleep};
 
 pub use self::{openapi::openapi, socket::bind};
 use crate::{
-    observe::{capture::CaptureSource, counters::CounterSource, events::EventHub, trace::TraceSource},
+    observe::{
+        capture::CaptureSource, counters::CounterSource, events::EventHub, report::ReportSource,
+        trace::TraceSource,
+    },
     service::Service,
 };
 
@@ -46,6 +50,7 @@ pub struct ApiState {
     counters: Arc<dyn CounterSource>,
     tracer: Option<Arc<dyn TraceSource>>,
     captures: Option<Arc<dyn CaptureSource>>,
+    reports: Option<Arc<dyn ReportSource>>,
     /// Becomes true when the server ends, so that streams end.
     closing: watch::Receiver<bool>,
 }
@@ -55,13 +60,19 @@ impl ApiState {
     pub fn new(service: Service, events: EventHub, counters: Arc<dyn CounterSource>) -> Self {
         // Replaced by `serve`. A receiver whose sender is gone counts as "not closing".
         let (_, closing) = watch::channel(false);
-        Self { service, events, counters, tracer: None, captures: None, closing }
+        Self { service, events, counters, tracer: None, captures: None, reports: None, closing }
     }
 
     /// With somebody who walks packets.
     #[must_use]
     pub fn with_tracer(self, tracer: Arc<dyn TraceSource>) -> Self {
         Self { tracer: Some(tracer), ..self }
+    }
+
+    /// With somebody who reads everything for a report.
+    #[must_use]
+    pub fn with_reports(self, reports: Arc<dyn ReportSource>) -> Self {
+        Self { reports: Some(reports), ..self }
     }
 
     /// With somebody who captures packets.
@@ -111,6 +122,7 @@ fn router(state: ApiState) -> Router {
         .route("/v1/counters", get(health::counters))
         .route("/v1/events", get(events::stream))
         .route("/v1/trace", post(trace::trace))
+        .route("/v1/report", get(report::report))
         .route("/v1/capture", post(capture::capture))
         .route("/v1/openapi.json", get(openapi::document))
         .fallback(error::no_such_path)

@@ -12,12 +12,13 @@ use fabric_api::{
     // utoipa takes the bare name for any JSON object.
     Object as AnyObject,
     capture::CaptureRequest,
+    report::Report,
     status::{Applied, Counter, ErrorBody, Status},
     trace::{TraceReport, TraceRequest},
 };
 use utoipa::OpenApi;
 
-use super::{apply, capture, endpoints, events, health, networks, nodes, trace};
+use super::{apply, capture, endpoints, events, health, networks, nodes, report, trace};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -32,9 +33,9 @@ use super::{apply, capture, endpoints, events, health, networks, nodes, trace};
         nodes::list, nodes::inspect,
         apply::apply,
         health::status, health::counters,
-        events::stream, trace::trace, capture::capture
+        events::stream, trace::trace, capture::capture, report::report
     ),
-    components(schemas(Network, Endpoint, Node, AnyObject, Applied, Status, Counter, Event, TraceRequest, TraceReport, CaptureRequest, ErrorBody)),
+    components(schemas(Network, Endpoint, Node, AnyObject, Applied, Status, Counter, Event, TraceRequest, TraceReport, CaptureRequest, Report, ErrorBody)),
     tags(
         (name = "networks", description = "Layer 2 networks, one VNI each"),
         (name = "endpoints", description = "Attachments of containers"),

@@ -243,6 +243,7 @@ fn the_document_names_every_route() {
             "/v1/networks/{name}",
             "/v1/nodes",
             "/v1/nodes/{name}",
+            "/v1/report",
             "/v1/status",
             "/v1/trace",
         ]

@@ -28,6 +28,7 @@ mod describe;
 mod error;
 mod events;
 mod features;
+mod inspect;
 mod loader;
 mod maps;
 mod netdev;
@@ -57,6 +58,7 @@ pub use self::{
     error::DataplaneError,
     events::{Events, EventsError},
     features::KernelRelease,
+    inspect::{Dump, Inspector},
     loader::Logger,
     tables::{Failure, Row, Table, TableSet},
     trace::{Tracer, Walked},
@@ -211,6 +213,11 @@ impl Dataplane {
     /// events. Needs a tokio runtime.
     pub fn captures(&self) -> Result<(CaptureSwitch, CapturedDrops), DataplaneError> {
         Ok((CaptureSwitch::open(&self.maps)?, CapturedDrops::open(&self.maps)?))
+    }
+
+    /// A reader of every map and program, for reports; independent of this value.
+    pub fn inspector(&self) -> Result<Inspector, DataplaneError> {
+        Inspector::open(&self.maps, self.programs.clone())
     }
 
     /// Whoever walks packets through a second load of the programs; independent of this value.

@@ -165,9 +165,14 @@ impl<'a> RawMap<'a> {
 
     /// Every entry at the time of its own lookup. An entry that is removed meanwhile is left out.
     pub(super) fn entries(&self) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        self.first_entries(usize::MAX)
+    }
+
+    /// As [`Self::entries`], but no more than `limit`.
+    pub(super) fn first_entries(&self, limit: usize) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
         let mut entries = Vec::new();
         let mut key = self.next_key(None)?;
-        while let Some(current) = key {
+        while let Some(current) = key.filter(|_| entries.len() < limit) {
             let value = self.lookup(&current)?;
             key = self.next_key(Some(&current))?;
             if let Some(value) = value {

@@ -2,8 +2,9 @@
 //! reader of the ring buffer never waits for them: who is too slow loses the oldest events and is told how many.
 
 use std::{
+    collections::VecDeque,
     net::IpAddr,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, SystemTime},
 };
 
@@ -24,11 +25,14 @@ use crate::dataplane::{self, EventsError};
 
 /// How many events wait for a slow subscriber.
 const BACKLOG: usize = 4096;
+/// How many events are kept for whoever comes later.
+const RECENT: usize = 256;
 
 /// Where drop events come together. Cheap to clone; all clones are one hub.
 #[derive(Clone, Debug)]
 pub struct EventHub {
     sender: broadcast::Sender<Arc<Event>>,
+    recent: Arc<Mutex<VecDeque<DropEvent>>>,
     names: Arc<RwLock<Names>>,
 }
 
@@ -41,11 +45,18 @@ impl Default for EventHub {
 impl EventHub {
     /// A hub that keeps at least `backlog` events for its slowest subscriber; 0 counts as 1.
     pub fn new(backlog: usize) -> Self {
-        Self { sender: broadcast::Sender::new(backlog.max(1)), names: Arc::default() }
+        Self { sender: broadcast::Sender::new(backlog.max(1)), recent: Arc::default(), names: Arc::default() }
     }
 
-    /// Hands an event to all subscribers. Never waits and never fails; without a subscriber it costs nothing.
+    /// Hands an event to all subscribers. Never waits and never fails; without a subscriber it is only kept for a while.
     pub fn publish(&self, raw: &DropEvent) {
+        {
+            let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            if recent.len() == RECENT {
+                recent.pop_front();
+            }
+            recent.push_back(*raw);
+        }
         if self.sender.receiver_count() == 0 {
             return;
         }
@@ -57,6 +68,12 @@ impl EventHub {
     pub(super) fn named(&self, raw: &DropEvent) -> Event {
         let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
         named(raw, &names, &interface(raw.ifindex), wall_clock(raw.time))
+    }
+
+    /// The last events, oldest first, with the names of this moment.
+    pub(super) fn recent(&self) -> Vec<Event> {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        recent.iter().map(|raw| self.named(raw)).collect()
     }
 
     /// Replaces the names that later events get.

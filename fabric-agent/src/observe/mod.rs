@@ -3,5 +3,7 @@
 pub mod capture;
 pub mod counters;
 pub mod events;
+pub mod log;
 pub mod names;
+pub mod report;
 pub mod trace;
