@@ -98,10 +98,12 @@ pub fn found(container: &Container, address: &str, mac: &str) -> Result<bool> {
 /// # Panics
 /// If something else arrives.
 pub fn same_bytes(from: &Container, to: &Container, address: &str) -> Result<()> {
-    for kind in ["tcp", "udp"] {
+    // A switch in user space loses what it has no time for.
+    for (kind, slowly) in [("tcp", &[][..]), ("udp", &["--pause", "6"])] {
         let server = to.serve(&[&format!("exact-{kind}-sink"), "--bind", address])?;
         let send = format!("exact-{kind}-send");
-        let sent = from.traffic(&[&send, "--to", address, "--sizes", "1-20,1380-1450,9000"])?;
+        let line = [send.as_str(), "--to", address, "--sizes", "1-20,1380-1450,9000"];
+        let sent = from.traffic(&[&line, slowly].concat())?;
         let received = server.report()?;
         assert_eq!(
             (&sent["bytes"], &sent["hash"]),

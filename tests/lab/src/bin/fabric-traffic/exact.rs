@@ -126,7 +126,13 @@ pub(crate) fn tcp_sink(bind: SocketAddr, limit: Limit) -> Result<Value> {
 }
 
 /// Sends datagrams, four of each size; with `gso` the four in one send that the kernel cuts (UDP_SEGMENT).
-pub(crate) fn udp_send(to: SocketAddr, sizes: &[usize], gso: bool, limit: Limit) -> Result<Value> {
+pub(crate) fn udp_send(
+    to: SocketAddr,
+    sizes: &[usize],
+    gso: bool,
+    pause: Duration,
+    limit: Limit,
+) -> Result<Value> {
     let socket = connect(to, None)?;
     let (mut packets, mut bytes, mut sum) = (0u64, 0, 0u64);
     for (seed, size) in sizes.iter().enumerate() {
@@ -147,8 +153,8 @@ pub(crate) fn udp_send(to: SocketAddr, sizes: &[usize], gso: bool, limit: Limit)
             bytes += datagram.len();
             sum = sum.wrapping_add(hash_of(datagram));
         }
-        // The receiver's queue is finite.
-        std::thread::sleep(Duration::from_millis(1));
+        // The receiver's queue is finite, and that of a switch between.
+        std::thread::sleep(pause);
     }
     Ok(json!({ "packets": packets, "bytes": bytes, "hash": sum }))
 }

@@ -12,7 +12,7 @@ mod spoof;
 mod tcp;
 mod udp;
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
@@ -179,6 +179,9 @@ enum Command {
         /// Let the kernel cut a send of four datagrams (UDP_SEGMENT).
         #[arg(long)]
         gso: bool,
+        /// Pause behind the datagrams of each size, milliseconds.
+        #[arg(long, default_value_t = 1)]
+        pause: u64,
         #[command(flatten)]
         common: Common,
     },
@@ -243,8 +246,9 @@ fn run(command: Command) -> Result<serde_json::Value> {
             exact::tcp_send(to, &exact::sizes(&sizes)?, common.begin()?)
         }
         Command::ExactUdpSink { bind, common } => exact::udp_sink(bind, common.begin()?),
-        Command::ExactUdpSend { to, sizes, gso, common } => {
-            exact::udp_send(to, &exact::sizes(&sizes)?, gso, common.begin()?)
+        Command::ExactUdpSend { to, sizes, gso, pause, common } => {
+            let pause = Duration::from_millis(pause);
+            exact::udp_send(to, &exact::sizes(&sizes)?, gso, pause, common.begin()?)
         }
         Command::Flows { to, count, common } => exact::flows(to, count, common.begin()?),
         Command::Frame { ifname, hex, count } => {
