@@ -128,9 +128,25 @@ pub struct NetworkSpec {
     /// Networks with it must not have overlapping subnets.
     #[serde(default, skip_serializing_if = "is_false")]
     pub host_access: bool,
+    /// Static routes: what containers send to the gateway for these prefixes goes to one of the network's endpoints, a router or
+    /// VPN gateway, which may pass on packets from there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Route>,
     /// Replicate broadcast and multicast to the members.
     #[serde(default, skip_serializing_if = "is_false")]
     pub multicast: bool,
+}
+
+/// A static route of a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Route {
+    /// Where to, like `10.9.0.0/16`; `0.0.0.0/0` and `::/0` are whatever else. Not inside one of the network's subnets.
+    #[schema(value_type = String)]
+    pub prefix: IpNet,
+    /// Address in the network of the endpoint that leads there, of the same family.
+    #[schema(value_type = String)]
+    pub next_hop: IpAddr,
 }
 
 fn is_false(b: &bool) -> bool {

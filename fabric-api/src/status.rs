@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -35,6 +36,9 @@ pub struct NetworkStatus {
     /// Networks that packets are routed to and from, both ways: those of its `allowFrom`, and those whose `allowFrom` names it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub opened: Vec<String>,
+    /// Its static routes, and who leads there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<RouteStatus>,
     /// This node's own interface in the network, where the host has access to it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub host_ifname: String,
@@ -45,6 +49,21 @@ pub struct NetworkStatus {
     /// What is wrong, if anything.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
+}
+
+/// A static route in effect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RouteStatus {
+    /// Where to.
+    #[schema(value_type = String)]
+    pub prefix: IpNet,
+    /// The next hop's address.
+    #[schema(value_type = String)]
+    pub next_hop: IpAddr,
+    /// The endpoint that has it; while nobody has, senders are told that the host is unreachable.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub endpoint: String,
 }
 
 /// Status of a node as this node sees it.

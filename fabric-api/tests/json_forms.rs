@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, fmt::Debug};
 
 use fabric_api::{
     Endpoint, Event, Metadata, Network, Node, Object,
-    object::{Attachment, EndpointSpec, NamedPort, NetworkSpec, NodeNetwork, NodeSpec},
+    object::{Attachment, EndpointSpec, NamedPort, NetworkSpec, NodeNetwork, NodeSpec, Route},
     status::{
         Applied, Counter, EndpointCounters, EndpointStatus, ErrorBody, Feature, MapStatus, NetworkStatus,
-        NodeStatus, ReconcileStatus, State, Status, UplinkStatus,
+        NodeStatus, ReconcileStatus, RouteStatus, State, Status, UplinkStatus,
     },
 };
 use proptest::prelude::*;
@@ -70,6 +70,10 @@ fn network() -> Network {
             mtu: Some(1450),
             allow_from: vec!["red".to_owned()],
             host_access: true,
+            routes: vec![Route {
+                prefix: "10.9.0.0/16".parse().expect("a prefix"),
+                next_hop: ip("192.168.10.9"),
+            }],
             multicast: true,
         },
         status: Some(NetworkStatus {
@@ -78,6 +82,11 @@ fn network() -> Network {
             gateways: vec![ip("fd00::1")],
             node_addresses: vec![ip("192.168.10.3")],
             opened: vec!["red".to_owned()],
+            routes: vec![RouteStatus {
+                prefix: "10.9.0.0/16".parse().expect("a prefix"),
+                next_hop: ip("192.168.10.9"),
+                endpoint: "vpn".to_owned(),
+            }],
             host_ifname: "fac0".to_owned(),
             endpoints: 2,
             state: State::Degraded,

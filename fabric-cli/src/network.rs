@@ -6,7 +6,8 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 use fabric_api::{
     client::Client,
-    object::{API_VERSION, Metadata, Network, NetworkSpec},
+    object::{API_VERSION, Metadata, Network, NetworkSpec, Route},
+    status::RouteStatus,
 };
 use ipnet::IpNet;
 
@@ -55,6 +56,10 @@ pub(crate) struct CreateArgs {
     /// Let the hosts themselves into the network: they reach its containers, and are reached
     #[arg(long)]
     host_access: bool,
+    /// A static route: packets to the gateway for PREFIX go to the endpoint that has the address NEXTHOP in the network, which
+    /// may pass on packets from there. May be repeated
+    #[arg(long = "route", value_name = "PREFIX=NEXTHOP", value_parser = route)]
+    routes: Vec<Route>,
     #[arg(long, hide = true)]
     multicast: bool,
     /// A label; may be repeated
@@ -70,6 +75,13 @@ fn subnet(text: &str) -> Result<IpNet, String> {
         "write an address and a prefix length of at most 32 (IPv4) or 128 (IPv6), like 192.168.10.0/24"
             .to_owned()
     })
+}
+
+fn route(text: &str) -> Result<Route, String> {
+    let parsed = text.split_once('=').and_then(|(prefix, next_hop)| {
+        Some(Route { prefix: prefix.parse().ok()?, next_hop: next_hop.parse().ok()? })
+    });
+    parsed.ok_or_else(|| "write a prefix and an address, like 10.9.0.0/16=192.168.10.9".to_owned())
 }
 
 #[derive(Debug, Args)]
@@ -101,6 +113,10 @@ const COLUMNS: &[Column<Network>] = &[
     Column::wide("OPENED", |network| {
         network.status.as_ref().map_or_else(String::new, |status| output::joined(&status.opened))
     }),
+    Column::wide("ROUTES", |network| {
+        let routes = network.status.iter().flat_map(|status| &status.routes);
+        output::joined(&routes.map(route_text).collect::<Vec<_>>())
+    }),
     Column::wide("NODE-ADDRESSES", |network| {
         network.status.as_ref().map_or_else(String::new, |status| output::joined(&status.node_addresses))
     }),
@@ -110,6 +126,11 @@ const COLUMNS: &[Column<Network>] = &[
     Column::wide("OWNER", |network| network.metadata.owner.clone()),
     Column::wide("LABELS", |network| output::labels(&network.metadata)),
 ];
+
+fn route_text(route: &RouteStatus) -> String {
+    let whom = if route.endpoint.is_empty() { "nobody" } else { &route.endpoint };
+    format!("{}={} ({whom})", route.prefix, route.next_hop)
+}
 
 fn vni(network: &Network) -> Option<u32> {
     network.status.as_ref().map(|status| status.vni).or(network.spec.vni)
@@ -159,6 +180,7 @@ async fn create(client: &Client, args: CreateArgs) -> anyhow::Result<()> {
             mtu: args.mtu,
             allow_from: args.allow_from,
             host_access: args.host_access,
+            routes: args.routes,
             ..NetworkSpec::default()
         },
         status: None,
@@ -190,7 +212,15 @@ fn sentence(network: &Network) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::subnet;
+    use super::{route, subnet};
+
+    #[test]
+    fn a_route_is_a_prefix_and_an_address() {
+        assert!(route("10.9.0.0/16=192.168.10.9").is_ok() && route("::/0=fd00::9").is_ok());
+        for wrong in ["10.9.0.0/16", "10.9.0.0/16=", "=10.0.0.1", "10.9.0.0=10.0.0.1", "a=b"] {
+            assert!(route(wrong).unwrap_err().contains("like 10.9.0.0/16=192.168.10.9"), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_subnet_that_is_none_is_explained() {

@@ -1,20 +1,28 @@
-//! Where a packet to the gateway's MAC goes: from a network into another of its subnets, or into a network that is opened
-//! to it.
+//! Where a packet to a gateway's MAC goes: from a network into another of its subnets, into a network that is opened to it,
+//! or to the endpoint that a static route names.
 
-use crate::{addr::Mac, shared};
+use crate::{
+    addr::{Addr, Mac},
+    shared,
+};
 
 shared! {
-    /// Value of `routes` (longest prefix): the network that holds the prefix's addresses.
-    16 bytes: pub struct RouteValue {
-        /// Network of the destination, host byte order.
+    /// Value of `routes` (longest prefix): the network that holds the prefix's addresses, or who leads there.
+    32 bytes: pub struct RouteValue {
+        /// Network of the destination, or of the next hop, host byte order.
         pub vni: u32,
         /// Largest IP packet inside that network, bytes.
         pub mtu: u16,
-        /// No flag is defined yet; always zero.
+        /// `FLAG_*`.
         pub flags: u16,
         /// MAC of that network's gateway: the source MAC of the routed frame.
         pub gateway_mac: Mac,
         /// Always zero.
         pub zero: [u8; 2],
+        /// With [`FLAG_NEXT_HOP`] the address of the endpoint that leads there, in the route's own network.
+        pub next_hop: Addr,
     }
 }
+
+/// A static route: packets go to the endpoint that has `next_hop`, which may send with sources of the prefix.
+pub const FLAG_NEXT_HOP: u16 = 1;

@@ -15,7 +15,7 @@ use crate::{
     inner::{ARP, ETH_LEN},
     outcome::{Outcome, Verdict, pack, unpack},
     packet::{Frame, header, same_mac, skb, v4},
-    port,
+    port, route,
 };
 
 /// Operation of a request.
@@ -45,9 +45,9 @@ fn handle_inner(ctx: &TcContext) -> Outcome {
     }
     let (sender, target) = (v4(&arp.spa), v4(&arp.tpa));
     let probe = sender.v4_bytes() == [0; 4];
-    if !same_mac(&arp.sha, &port.mac)
-        || !(probe || endpoint::owns(port.vni, &sender, ctx.ifindex()))
-    {
+    // A router asks in the name of whoever the packet is from, if that is one of its own addresses behind the fabric.
+    let own = |addr| endpoint::owns(port.vni, addr, ctx.ifindex()) || route::leads_to(port.vni, addr, ctx.ifindex());
+    if !same_mac(&arp.sha, &port.mac) || !(probe || own(&sender)) {
         return Err(DropReason::SpoofArp);
     }
     if arp.oper == REPLY {

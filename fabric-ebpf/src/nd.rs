@@ -17,7 +17,7 @@ use crate::{
     inner::{ETH_LEN, ICMPV6, IPV6, Ip},
     outcome::{Outcome, Verdict, pack, unpack},
     packet::{Frame, add_addr, header, linear, same_addr, skb, v6},
-    port,
+    port, route,
 };
 
 /// ICMPv6 types (RFC 4861 section 4).
@@ -133,7 +133,9 @@ fn handle_inner(ctx: &TcContext) -> Outcome {
     let ip: &Ipv6Hdr = header(ctx, ETH_LEN, DropReason::Malformed)?;
     let src = v6(&ip.src_addr);
     let unspecified = same_addr(&src, &Addr::UNSPECIFIED);
-    let ours = |addr: &Addr| endpoint::owns(port.vni, addr, ctx.ifindex());
+    let ours = |addr: &Addr| {
+        endpoint::owns(port.vni, addr, ctx.ifindex()) || route::leads_to(port.vni, addr, ctx.ifindex())
+    };
     if ip.hop_limit != 255 || !(unspecified || ours(&src)) {
         return Err(DropReason::SpoofNd);
     }

@@ -14,7 +14,7 @@ use fabric_common::{
     endpoint::{EndpointValue, FLAG_GATEWAY},
     prefix::VniPrefix,
     reason::DropReason,
-    route::RouteValue,
+    route::{FLAG_NEXT_HOP, RouteValue},
 };
 use fabric_ebpf::checksum;
 use network_types::{
@@ -74,7 +74,11 @@ fn route(ctx: &TcContext, vni: u32) -> Result<i64, DropReason> {
     if to.is_some_and(|to| to.flags & FLAG_GATEWAY != 0) {
         return Ok(TO_GATEWAY);
     }
-    if is_link_local(&packet) {
+    if is_link_local(&packet.ip.src) {
+        return Err(DropReason::NoRoute);
+    }
+    // An opening is for the networks' own addresses, not for what is behind a next hop: the other side has no record of it.
+    if route.vni != vni && endpoint::get(vni, &packet.ip.src).is_none() && is_behind_next_hop(vni, &packet.ip.src) {
         return Err(DropReason::NoRoute);
     }
     if packet.ttl <= 1 {
@@ -82,6 +86,11 @@ fn route(ctx: &TcContext, vni: u32) -> Result<i64, DropReason> {
     }
     // A node's own address is none that a packet is routed to.
     let to = to.filter(|to| to.flags == 0).ok_or(DropReason::NoRoute)?;
+    // A next hop that sends back what it should pass on: it would get it again and again.
+    let eth: &EthHdr = header(ctx, 0, DropReason::NoRoute)?;
+    if route.vni == vni && same_mac(&eth.src_addr, &to.mac) {
+        return Err(DropReason::Hairpin);
+    }
     let beside = match encap::check_size(ctx, path_mtu(route, to)?, &packet.ip) {
         Err(DropReason::TooBig) if fragment::is_possible(ctx) => TO_FRAGMENT,
         checked => {
@@ -116,17 +125,50 @@ fn packet(ctx: &TcContext, vni: u32) -> Result<Packet, DropReason> {
     }
 }
 
-/// The route to `dst`, and who has that address, if anybody does.
 #[inline(always)]
-fn lookup(vni: u32, dst: &Addr) -> Option<(&'static RouteValue, Option<&'static EndpointValue>)> {
-    let route = ROUTES.get(&Key::new(VniPrefix::BITS, VniPrefix::new(vni, *dst)))?;
-    Some((route, endpoint::get(route.vni, dst)))
+fn find(vni: u32, addr: &Addr) -> Option<&'static RouteValue> {
+    ROUTES.get(&Key::new(VniPrefix::BITS, VniPrefix::new(vni, *addr)))
 }
 
-/// Link-local addresses are good for their own link (RFC 4291 section 2.5.6).
+/// The route to `dst`, and who has that address or leads there, if anybody does.
 #[inline(always)]
-fn is_link_local(packet: &Packet) -> bool {
-    packet.ip.src.bytes[0] == 0xfe && packet.ip.src.bytes[1] & 0xc0 == 0x80
+fn lookup(vni: u32, dst: &Addr) -> Option<(&'static RouteValue, Option<&'static EndpointValue>)> {
+    let route = find(vni, dst)?;
+    if route.flags & FLAG_NEXT_HOP == 0 {
+        return Some((route, endpoint::get(route.vni, dst)));
+    }
+    // However wide the prefix is.
+    if dst.is_martian() || is_link_local(dst) {
+        return None;
+    }
+    Some((route, endpoint::get(route.vni, &route.next_hop)))
+}
+
+/// Whether the port `ifindex` is that of the next hop toward `src`, and may pass on packets from there. The route with the
+/// longest prefix decides: addresses of subnets have routes of their own, so that no static route covers them.
+///
+/// Out of line: containers send their own addresses.
+#[inline(never)]
+pub fn leads_to(vni: u32, src: &Addr, ifindex: u32) -> bool {
+    if src.is_martian() || is_link_local(src) {
+        return false;
+    }
+    match find(vni, src) {
+        Some(route) if route.flags & FLAG_NEXT_HOP != 0 => endpoint::owns(vni, &route.next_hop, ifindex),
+        _ => false,
+    }
+}
+
+#[inline(always)]
+fn is_behind_next_hop(vni: u32, src: &Addr) -> bool {
+    find(vni, src).is_some_and(|route| route.flags & FLAG_NEXT_HOP != 0)
+}
+
+/// Link-local addresses are good for their own link (RFC 3927 section 7, RFC 4291 section 2.5.6).
+#[inline(always)]
+fn is_link_local(addr: &Addr) -> bool {
+    let b = &addr.bytes;
+    b[0] == 0xfe && b[1] & 0xc0 == 0x80 || addr.is_v4() && b[12] == 169 && b[13] == 254
 }
 
 /// Largest packet that fits the destination's network and the way there.
@@ -198,7 +240,7 @@ pub fn error(ctx: &TcContext, vni: u32) -> Option<Error> {
         // The gateway has no ports; of other protocols it says nothing.
         return if matches!(packet.ip.protocol, TCP | UDP) { Some(Error::NO_PORT) } else { None };
     }
-    Some(if is_link_local(&packet) { Error::BEYOND_SCOPE } else { Error::NO_HOST })
+    Some(if is_link_local(&packet.ip.src) { Error::BEYOND_SCOPE } else { Error::NO_HOST })
 }
 
 const _: () = assert!(size_of::<Head>() == ETH_LEN + 12);

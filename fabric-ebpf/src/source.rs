@@ -41,7 +41,7 @@ const NONE: u32 = 0;
 const NAMED: u32 = 1;
 const RELAYED: u32 = 2;
 
-/// Out of line: only foreign VTEPs have records by prefix.
+/// Out of line: only foreign VTEPs and what is behind next hops have records by prefix.
 #[inline(never)]
 fn by_prefix(vni: u32, addr: &Addr, node: u32) -> u32 {
     // However wide the prefix is.

@@ -15,6 +15,7 @@ use super::{
     ids, ipam,
     network::Network,
     node::{Node, NodeNetwork},
+    route::Route,
 };
 
 /// Kind and name of an object that has a problem.
@@ -58,6 +59,7 @@ impl Cluster {
         }
         cluster.admit_networks(networks);
         cluster.admit_openings();
+        cluster.admit_routes();
         cluster.admit_host_access();
         let mut claims = Claims::new(&cluster.networks);
         cluster.admit_nodes(nodes, &mut claims);
@@ -190,6 +192,34 @@ impl Cluster {
             );
         }
         Ok(())
+    }
+
+    /// A static route must not take addresses away from a network that is opened to its own; it is left out then.
+    fn admit_routes(&mut self) {
+        let mut refused = Vec::new();
+        for (name, network) in &self.networks {
+            for Route { prefix, .. } in &network.routes {
+                let mut subnets =
+                    self.opened(network).flat_map(|n| n.subnets.iter().map(move |s| (s.net, &n.name)));
+                if let Some((subnet, other)) = subnets.find(|(subnet, _)| subnet.contains(prefix)) {
+                    let text = format!(
+                        "route {prefix} lies in subnet {subnet} of network {other}, and the two are opened to each other: take the route or the opening out"
+                    );
+                    refused.push((name.clone(), *prefix, text));
+                }
+            }
+        }
+        for (name, prefix, text) in refused {
+            if let Some(network) = self.networks.get_mut(&name) {
+                network.routes.retain(|route| route.prefix != prefix);
+            }
+            self.problem("Network", name, text);
+        }
+    }
+
+    /// Who has an address in a network, if an endpoint has.
+    pub fn endpoint_at(&self, network: &str, address: IpAddr) -> Option<&Endpoint> {
+        self.endpoints.values().find(|e| e.network == network && e.addresses.contains(&address))
     }
 
     /// The host has one table of routes: of networks whose subnets overlap only one can have the host in it, the first by

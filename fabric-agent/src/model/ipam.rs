@@ -133,6 +133,7 @@ mod tests {
             mtu: None,
             allow_from: BTreeSet::new(),
             host_access: false,
+            routes: Vec::new(),
         }
     }
 

@@ -10,6 +10,7 @@ pub mod ipam;
 pub mod name;
 pub mod network;
 pub mod node;
+pub mod route;
 
 pub use cluster::{Cluster, ProblemKey};
 pub use dscp::Dscp;
@@ -17,3 +18,4 @@ pub use endpoint::Endpoint;
 pub use error::ModelError;
 pub use network::{Network, Subnet};
 pub use node::Node;
+pub use route::Route;

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use super::{
     error::{ModelError, refuse},
     name::{check_labels, check_name},
+    route::{self, Route},
 };
 
 /// Smallest MTU of a network with IPv6 (RFC 8200 section 5).
@@ -43,6 +44,8 @@ pub struct Network {
     pub allow_from: BTreeSet<String>,
     /// Whether the hosts themselves are in it.
     pub host_access: bool,
+    /// No two for one prefix.
+    pub routes: Vec<Route>,
 }
 
 impl Network {
@@ -64,14 +67,17 @@ impl Network {
             Vni::new(vni).map_err(|e| ModelError(format!("{e}; choose a smaller one, or leave it out")))?;
         let subnets = check_subnets(&spec.subnets, &spec.gateways)?;
         check_mtu(spec.mtu, subnets.iter().any(|s| s.net.addr().is_ipv6()))?;
-        Ok(Self {
+        let checked = Self {
             name: object.metadata.name.clone(),
             vni,
             subnets,
             mtu: spec.mtu,
             allow_from,
             host_access: spec.host_access,
-        })
+            routes: route::check(&spec.routes)?,
+        };
+        route::check_in(&checked)?;
+        Ok(checked)
     }
 
     /// The subnet that holds `address`.

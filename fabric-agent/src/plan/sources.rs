@@ -41,13 +41,13 @@ pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
             desired.tables.sources.insert(EndpointKey { vni: *vni, addr: key.addr }, record);
         }
     }
-    let mut prefixes: BTreeMap<PrefixKey, Vec<u32>> = BTreeMap::new();
+    let mut prefixes = Prefixes::new();
     let cluster = context.cluster;
     for node in cluster.nodes.values().filter(|n| n.name != context.facts.node) {
         for (name, part) in &node.networks {
             let vni = cluster.networks[name].vni.get();
             for prefix in &part.prefixes {
-                let nodes = prefixes.entry(PrefixKey::new(vni, *prefix)).or_default();
+                let Senders { nodes, flags } = prefixes.entry(PrefixKey::new(vni, *prefix)).or_default();
                 if nodes.len() == SOURCE_NODES {
                     let text = format!(
                         "prefix {prefix} in network {name} has {SOURCE_NODES} nodes already: take it out of one"
@@ -56,17 +56,61 @@ pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
                     continue;
                 }
                 nodes.push(context.ids[&node.name]);
+                *flags |= FLAG_RELAYED;
                 // What comes by way of a gateway of ours arrives in the networks that this one is opened to.
                 for vni in opened.get(&vni).into_iter().flatten() {
-                    prefixes.entry(PrefixKey::new(*vni, *prefix)).or_default();
+                    prefixes.entry(PrefixKey::new(*vni, *prefix)).or_default().flags |= FLAG_RELAYED;
                 }
             }
         }
     }
-    for (key, nodes) in prefixes {
+    behind_next_hops(context, &foreign, &mut prefixes);
+    for (key, Senders { nodes, flags }) in prefixes {
         let mut all = [0; SOURCE_NODES];
         all[..nodes.len()].copy_from_slice(&nodes);
-        desired.tables.source_prefixes.insert(key, record(all, FLAG_RELAYED, 0));
+        desired.tables.source_prefixes.insert(key, record(all, flags, 0));
+    }
+}
+
+/// Records by prefix, while they are gathered.
+type Prefixes = BTreeMap<PrefixKey, Senders>;
+
+#[derive(Default)]
+struct Senders {
+    nodes: Vec<u32>,
+    flags: u32,
+}
+
+/// What is behind the next hop of a static route comes from the node where the next hop lives. A wide prefix gives nobody
+/// addresses of subnets: those have records one by one, and a record of their own here that names no node.
+fn behind_next_hops(context: &mut Context<'_>, foreign: &BTreeSet<u32>, prefixes: &mut Prefixes) {
+    let cluster = context.cluster;
+    for network in cluster.networks.values() {
+        let vni = network.vni.get();
+        for route in &network.routes {
+            let covered = cluster.opened(network).chain([network]).flat_map(|n| &n.subnets);
+            for subnet in covered.filter(|subnet| route.prefix.contains(&subnet.net)) {
+                prefixes.entry(PrefixKey::new(vni, subnet.net)).or_default();
+            }
+            let Some(endpoint) = cluster.endpoint_at(&network.name, route.next_hop) else { continue };
+            let Some(number) = context.ids.get(&endpoint.node).copied() else { continue };
+            let Senders { nodes, flags } = prefixes.entry(PrefixKey::new(vni, route.prefix)).or_default();
+            if foreign.contains(&number) {
+                *flags |= FLAG_RELAYED;
+            }
+            if nodes.contains(&number) {
+                continue;
+            }
+            if nodes.len() == SOURCE_NODES {
+                let text = format!(
+                    "route {} and foreign VTEPs have {SOURCE_NODES} nodes for one prefix already: take it out of one",
+                    route.prefix
+                );
+                context.problem("Network", &network.name, text);
+                continue;
+            }
+            nodes.push(number);
+        }
     }
 }
 

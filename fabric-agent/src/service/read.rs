@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use fabric_api::{
     object::{Metadata, NodeNetwork, NodeSpec},
-    status::{EndpointStatus, NetworkStatus, NodeStatus, State},
+    status::{EndpointStatus, NetworkStatus, NodeStatus, RouteStatus, State},
 };
 
 use super::*;
@@ -152,10 +152,20 @@ impl View<'_> {
             status.mtu = plan::network_mtu(checked, self.limit);
             status.gateways = checked.subnets.iter().map(|s| s.gateway).collect();
             status.opened = self.cluster.opened(checked).map(|n| n.name.clone()).collect();
+            status.routes = checked.routes.iter().map(|route| self.route(checked, route)).collect();
             status.host_ifname = self.host_ifname(checked);
             status.node_addresses = self.cluster.node_addresses(checked, self.local, true);
         }
         Network { status: Some(status), ..network.clone() }
+    }
+
+    fn route(&self, network: &crate::model::Network, route: &crate::model::Route) -> RouteStatus {
+        let endpoint = self.cluster.endpoint_at(&network.name, route.next_hop);
+        RouteStatus {
+            prefix: route.prefix,
+            next_hop: route.next_hop,
+            endpoint: endpoint.map(|e| e.name.clone()).unwrap_or_default(),
+        }
     }
 
     /// The host's own interface in a network; empty if there is none.

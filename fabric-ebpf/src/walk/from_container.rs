@@ -219,14 +219,18 @@ fn tagged(ctx: &TcContext, ether_type: u16) -> bool {
     in_skb || ether_type == 0x8100_u16.to_be() || ether_type == 0x88a8_u16.to_be()
 }
 
-/// The container's own addresses only. A multicast packet from `::` (a host that joins groups before it has an address,
+/// The container's own addresses only, and those behind it where it is the next hop of a route. A multicast packet from `::` (a host that joins groups before it has an address,
 /// RFC 4541 section 2.1.1) is no lie; it is judged as multicast.
 #[inline(always)]
 fn check_source(ctx: &TcContext, port: &PortValue, ip: &Ip, dst: Mac) -> Result<(), DropReason> {
     if same_addr(&ip.src, &Addr::UNSPECIFIED) {
         return Err(if dst.is_group() { DropReason::MulticastOff } else { DropReason::SpoofIp });
     }
-    if same_addr(&ip.src, &port.addr) || endpoint::owns(port.vni, &ip.src, ctx.ifindex()) {
+    let (vni, ifindex) = (port.vni, ctx.ifindex());
+    if same_addr(&ip.src, &port.addr)
+        || endpoint::owns(vni, &ip.src, ifindex)
+        || route::leads_to(vni, &ip.src, ifindex)
+    {
         return Ok(());
     }
     Err(DropReason::SpoofIp)

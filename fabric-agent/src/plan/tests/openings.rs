@@ -1,6 +1,9 @@
 //! Routes and source records of networks that are opened to each other.
 
-use fabric_common::{route::RouteValue, source::FLAG_RELAYED};
+use fabric_common::{
+    route::{FLAG_NEXT_HOP, RouteValue},
+    source::FLAG_RELAYED,
+};
 
 use super::*;
 use crate::plan::desired::PrefixKey;
@@ -91,4 +94,59 @@ fn what_is_behind_a_foreign_vtep_may_be_routed_by_any_node() {
         assert_eq!(flags(5001, "10.1.0.9"), open.then_some(FLAG_RELAYED));
         assert_eq!((flags(5000, "10.1.0.5"), flags(5001, "10.2.0.6")), (Some(0), Some(0)));
     }
+}
+
+/// Web leads to 10.9.0.0/16 on this node, db to everything else on the other one.
+#[test]
+fn static_routes_lead_to_endpoints_and_make_their_nodes_sources() {
+    let mut objects = world(true);
+    let Object::Network(blue) = &mut objects[0] else { unreachable!("blue") };
+    let route = |prefix: &str, next_hop| fabric_api::object::Route {
+        prefix: prefix.parse().unwrap(),
+        next_hop: ip(next_hop),
+    };
+    blue.spec.routes = vec![
+        route("10.9.0.0/16", "10.1.0.5"),
+        route("0.0.0.0/0", "10.1.0.7"),
+        route("fd00:9::/32", "fd00:1::99"),
+    ];
+    objects.push(remote("edge", "blue", "n2", r#""10.1.0.7""#));
+    let desired = compile(&objects, &facts(&[("web", 17)]));
+    assert!(desired.problems.is_empty(), "{:?}", desired.problems);
+    let key = |prefix: &str| PrefixKey::new(5000, prefix.parse().expect("a prefix"));
+    for (prefix, next_hop) in
+        [("10.9.0.0/16", "10.1.0.5"), ("0.0.0.0/0", "10.1.0.7"), ("fd00:9::/32", "fd00:1::99")]
+    {
+        let row = desired.tables.routes[&key(prefix)];
+        assert_eq!((row.vni, row.flags, row.next_hop), (5000, FLAG_NEXT_HOP, addr(next_hop)), "{prefix}");
+        assert_eq!(row.gateway_mac.to_string(), "02:fa:00:00:13:88");
+    }
+    assert!(routes(&desired, 5001).iter().all(|(_, row)| row.flags == 0), "red has no part in them");
+    let ids = node_ids(&Cluster::from_objects(&objects), "n1");
+    assert!(desired.tables.source_prefixes.values().all(|record| record.flags == 0), "nobody relays them");
+    let nodes = |prefix: &str| desired.tables.source_prefixes.get(&key(prefix)).map(|record| record.nodes);
+    assert_eq!(nodes("10.9.0.0/16"), Some([ids["n1"], 0, 0, 0]));
+    assert_eq!(nodes("0.0.0.0/0"), Some([ids["n2"], 0, 0, 0]));
+    assert_eq!(nodes("fd00:9::/32"), None, "nobody has the next hop");
+    for subnet in ["10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24"] {
+        assert_eq!(nodes(subnet), Some([0; 4]), "{subnet}: only by records of single addresses");
+    }
+    assert_eq!(nodes("fd00:1::/64"), None, "no route covers it");
+}
+
+#[test]
+fn a_static_route_takes_nothing_from_a_network_that_is_opened() {
+    let mut objects = world(true);
+    let Object::Network(blue) = &mut objects[0] else { unreachable!("blue") };
+    let route = |prefix: &str, next_hop| fabric_api::object::Route {
+        prefix: prefix.parse().unwrap(),
+        next_hop: ip(next_hop),
+    };
+    blue.spec.routes = vec![route("10.2.0.0/25", "10.1.0.5"), route("10.9.0.0/16", "10.1.0.5")];
+    let desired = compile(&objects, &facts(&[("web", 17)]));
+    let text = &desired.problems[&("Network", "blue".to_owned())];
+    assert!(text.contains("route 10.2.0.0/25 lies in subnet 10.2.0.0/24 of network red"), "{text}");
+    let key = |prefix: &str| PrefixKey::new(5000, prefix.parse().expect("a prefix"));
+    assert!(!desired.tables.routes.contains_key(&key("10.2.0.0/25")));
+    assert!(desired.tables.routes.contains_key(&key("10.9.0.0/16")), "the others stand");
 }
