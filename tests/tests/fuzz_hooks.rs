@@ -6,13 +6,14 @@
 
 use fabric_common::reason::{DropReason, Hook};
 use fabric_tests::{
-    cast::{CA1, GA1, HOST_A, HOST_B},
+    cast::{self, CA1, Family, GA1, HOST_A, HOST_B},
     fuzz::{
         campaign::{Campaign, Ends, Shortest, frames, label, report},
         corpus,
         model::{Fate, Spot},
         seeds,
     },
+    load::Globals,
     random,
     walk::{Gso, Rig, Stage, Verdict},
 };
@@ -23,8 +24,8 @@ const SHARE: usize = 40_000;
 fn campaign(rig: &Rig, name: &'static str, spot: Spot) -> Campaign {
     let (place, mut seeds) = match spot {
         Spot::Port(container) => (rig.port(container), seeds::of_container(container)),
-        Spot::Uplink(_) => (rig.uplink(), seeds::of_tunnel()),
-        Spot::Xdp(_) => (rig.uplink_xdp(), seeds::of_tunnel()),
+        Spot::Uplink(_, underlay) => (rig.uplink(), seeds::of_tunnel(underlay)),
+        Spot::Xdp(_, underlay) => (rig.uplink_xdp(), seeds::of_tunnel(underlay)),
         Spot::Vxlan(_) => (rig.vxlan_device(), seeds::of_container(&CA1)),
     };
     seeds.extend(corpus::read(spot.hook()).into_values());
@@ -88,7 +89,7 @@ fn from_container_with_the_same_addresses_in_another_network() {
 #[test]
 fn from_uplink() {
     let mut rig = Stage::enter().rig(&HOST_B);
-    let ends = fuzz(&mut rig, "from_uplink", Spot::Uplink(&HOST_B), SHARE);
+    let ends = fuzz(&mut rig, "from_uplink", Spot::Uplink(&HOST_B, Family::V4), SHARE);
     let most = ["local", "stack", "bad_outer", "unknown_vtep", "unknown_vni", "spoof_source", "loop", "ecn"];
     assert_reaches(&ends, &most);
     assert_reaches(&ends, &["malformed", "inner_nd", "inner_ethertype", "not_local", "bad_src_mac"]);
@@ -97,7 +98,7 @@ fn from_uplink() {
 #[test]
 fn from_uplink_xdp() {
     let mut rig = Stage::enter().rig(&HOST_B);
-    let ends = fuzz(&mut rig, "from_uplink_xdp", Spot::Xdp(&HOST_B), SHARE);
+    let ends = fuzz(&mut rig, "from_uplink_xdp", Spot::Xdp(&HOST_B, Family::V4), SHARE);
     assert_reaches(&ends, &["stack", "bad_outer", "unknown_vtep", "spoof_source", "loop", "ecn", "short"]);
 }
 
@@ -109,13 +110,26 @@ fn from_vxlan_without_metadata() {
     assert_eq!(ends.keys().collect::<Vec<_>>(), [DropReason::BadOuter.as_str()]);
 }
 
+#[test]
+fn uplink_over_ipv6() {
+    let mut rig = Stage::enter().rig_with(&HOST_B, &cast::objects_over_v6(&HOST_B), Globals::default());
+    let frames = frames(SHARE / 2);
+    let most = ["stack", "bad_outer", "unknown_vtep", "unknown_vni", "spoof_source", "loop", "ecn", "short"];
+    for spot in [Spot::Uplink(&HOST_B, Family::V6), Spot::Xdp(&HOST_B, Family::V6)] {
+        let campaign = campaign(&rig, "over IPv6", spot);
+        let ends = campaign.run(&mut rig, random::seed(), frames, &mut Shortest::new());
+        report("fuzz", frames);
+        assert_reaches(&ends, &most);
+    }
+}
+
 /// XDP and TC agree: what one drops the other drops for the same reason, but for frames to another MAC, which TC leaves
 /// to whoever listens in promiscuous mode.
 #[test]
 fn both_hooks_of_the_uplink_agree() {
     let mut rig = Stage::enter().rig(&HOST_B);
-    let tc = campaign(&rig, "TC", Spot::Uplink(&HOST_B));
-    let xdp = campaign(&rig, "XDP", Spot::Xdp(&HOST_B));
+    let tc = campaign(&rig, "TC", Spot::Uplink(&HOST_B, Family::V4));
+    let xdp = campaign(&rig, "XDP", Spot::Xdp(&HOST_B, Family::V4));
     let frames = frames(SHARE / 2);
     for number in 0..frames as u64 {
         let frame = tc.frame(random::seed().wrapping_add(number));
@@ -143,7 +157,7 @@ fn the_model_refuses_a_wrong_delivery() {
     };
     let delivered = |frame: &[u8], out: &[u8]| {
         let seen = Seen {
-            spot: Spot::Uplink(&HOST_B),
+            spot: Spot::Uplink(&HOST_B, Family::V4),
             frame,
             gso: Gso::default(),
             verdict: Verdict::Sent,
@@ -157,5 +171,5 @@ fn the_model_refuses_a_wrong_delivery() {
         assert!(delivered(&from(host).around(&inner()), &inner()).is_err(), "{}", host.name);
     }
     assert!(delivered(&outer().around(&inner()), &inner()[1..]).is_err());
-    assert_eq!(Spot::Uplink(&HOST_B).hook(), Hook::FromUplink);
+    assert_eq!(Spot::Uplink(&HOST_B, Family::V4).hook(), Hook::FromUplink);
 }

@@ -11,6 +11,7 @@ use super::{
     mutate,
 };
 use crate::{
+    cast::Family,
     frame,
     ledger::Lines,
     random::Random,
@@ -95,7 +96,7 @@ impl Campaign {
     fn draw(&self, random: &mut Random) -> Vec<u8> {
         loop {
             let frame = mutate::frame(random, &self.seeds);
-            if matches!(self.spot, Spot::Xdp(_)) || can_run(&frame) {
+            if matches!(self.spot, Spot::Xdp(..)) || can_run(&frame) {
                 return frame;
             }
         }
@@ -106,7 +107,7 @@ impl Campaign {
         let mut random = Random::new(seed);
         let frame = self.draw(&mut random);
         let gso = match random.below(24) {
-            0 if !matches!(self.spot, Spot::Xdp(_)) => {
+            0 if !matches!(self.spot, Spot::Xdp(..)) => {
                 Gso { size: random.of(&[1, 500, 1400]), segments: 1 + random.below(3) as u32 }
             }
             _ => Gso::default(),
@@ -166,7 +167,11 @@ impl Campaign {
                 add(format!("port slot {} egress", from.slot), packets, frame.len());
             }
             if let Fate::Local(to) = fate {
-                let outer = if matches!(self.spot, Spot::Port(_)) { 0 } else { frame::INNER };
+                let outer = match self.spot {
+                    Spot::Uplink(_, Family::V6) => frame::INNER_OVER_V6,
+                    Spot::Uplink(..) => frame::INNER,
+                    Spot::Port(_) | Spot::Xdp(..) | Spot::Vxlan(_) => 0,
+                };
                 add(format!("port slot {} ingress", to.slot), packets, frame.len() - outer);
             }
         }

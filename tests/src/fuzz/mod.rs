@@ -3,6 +3,7 @@
 //!
 //! A frame follows from its seed alone: `FABRIC_SEED=n FABRIC_FRAMES=1` runs just that one.
 
+pub mod arrival;
 pub mod campaign;
 pub mod corpus;
 pub mod model;

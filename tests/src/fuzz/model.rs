@@ -11,10 +11,11 @@ use fabric_common::{
     event::DropEvent,
     reason::{Action, DropReason, Hook},
 };
-use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet, UdpPacket};
+use smoltcp::wire::{Ipv4Packet, Ipv6Packet, UdpPacket};
 
+use super::arrival;
 use crate::{
-    cast::{self, BLUE, Container, HOST_B, HOSTS, Host, STATION, STATION_V4, SWITCH, VXLAN_PORT},
+    cast::{self, BLUE, Container, Family, HOSTS, Host, VXLAN_PORT},
     frame::{self, ETH, IPV4, IPV6, UDP, VXLAN},
     walk::{Gso, Verdict},
 };
@@ -58,10 +59,10 @@ pub fn class(action: Action) -> Class {
 pub enum Spot {
     /// The port of a container.
     Port(&'static Container),
-    /// An uplink's TC hook.
-    Uplink(&'static Host),
-    /// An uplink's XDP hook.
-    Xdp(&'static Host),
+    /// An uplink's TC hook, where all hosts have their addresses in this family.
+    Uplink(&'static Host, Family),
+    /// An uplink's XDP hook, likewise.
+    Xdp(&'static Host, Family),
     /// The `vxlan` device, without the metadata that only the kernel can give a packet.
     Vxlan(&'static Host),
 }
@@ -71,8 +72,8 @@ impl Spot {
     pub fn hook(self) -> Hook {
         match self {
             Self::Port(_) => Hook::FromContainer,
-            Self::Uplink(_) => Hook::FromUplink,
-            Self::Xdp(_) => Hook::FromUplinkXdp,
+            Self::Uplink(..) => Hook::FromUplink,
+            Self::Xdp(..) => Hook::FromUplinkXdp,
             Self::Vxlan(_) => Hook::FromVxlan,
         }
     }
@@ -148,8 +149,8 @@ pub fn judge(seen: &Seen<'_>) -> Judged {
         }
         (Verdict::Sent, []) => match seen.spot {
             Spot::Port(container) => from_container(seen, container),
-            Spot::Uplink(host) => from_tunnel(seen, host),
-            Spot::Xdp(_) => Err("XDP only passes and drops".to_owned()),
+            Spot::Uplink(host, underlay) => arrival::from_tunnel(seen, host, underlay),
+            Spot::Xdp(..) => Err("XDP only passes and drops".to_owned()),
             Spot::Vxlan(_) => Err("delivered without a tunnel key".to_owned()),
         },
         (verdict, events) => Err(format!("{verdict:?} with {} drop events", events.len())),
@@ -160,31 +161,31 @@ fn to_stack(seen: &Seen<'_>) -> Judged {
     match seen.spot {
         Spot::Port(_) => Err("a container's frame reached the host's stack".to_owned()),
         Spot::Vxlan(_) => Err("a tunnel's frame reached the host's stack".to_owned()),
-        Spot::Uplink(_) | Spot::Xdp(_) if seen.out != seen.frame => {
+        Spot::Uplink(..) | Spot::Xdp(..) if seen.out != seen.frame => {
             Err("it was changed on its way to the stack".to_owned())
         }
-        Spot::Uplink(_) | Spot::Xdp(_) => Ok(Fate::Stack),
+        Spot::Uplink(..) | Spot::Xdp(..) => Ok(Fate::Stack),
     }
 }
 
-fn require(holds: bool, otherwise: impl Into<String>) -> Result<(), String> {
+pub(super) fn require(holds: bool, otherwise: impl Into<String>) -> Result<(), String> {
     if holds { Ok(()) } else { Err(otherwise.into()) }
 }
 
-fn mac_at(frame: &[u8], at: usize) -> Mac {
+pub(super) fn mac_at(frame: &[u8], at: usize) -> Mac {
     let mut bytes = [0; 6];
     bytes.copy_from_slice(&frame[at..at + 6]);
     Mac::new(bytes)
 }
 
 /// Who has a MAC in the network.
-fn owner(vni: u32, mac: Mac) -> Option<&'static Container> {
+pub fn owner(vni: u32, mac: Mac) -> Option<&'static Container> {
     cast::CONTAINERS.into_iter().find(|c| c.network.vni == vni && c.mac == mac)
 }
 
 /// Source address of an Ethernet frame's IP packet. The length field of a packet that is to be segmented is that of no
 /// packet on any wire.
-fn source(frame: &[u8], gso: Gso) -> Option<IpAddr> {
+pub(super) fn source(frame: &[u8], gso: Gso) -> Option<IpAddr> {
     if gso.size == 0 {
         return frame::source(frame);
     }
@@ -197,7 +198,7 @@ fn source(frame: &[u8], gso: Gso) -> Option<IpAddr> {
 }
 
 /// Whether it is neighbour discovery right behind the IPv6 header.
-fn is_nd(frame: &[u8]) -> bool {
+pub(super) fn is_nd(frame: &[u8]) -> bool {
     frame[12..ETH] == [0x86, 0xdd]
         && frame[ETH + 6] == 58
         && frame.get(ETH + IPV6).is_some_and(|kind| (133..=137).contains(kind))
@@ -328,7 +329,7 @@ fn answer(seen: &Seen<'_>, container: &'static Container) -> Result<(), String> 
     }
     let speaks_for: IpAddr = match out[12..ETH] {
         [8, 6] => Ipv4Addr::new(out[28], out[29], out[30], out[31]).into(),
-        _ => frame::source(out).ok_or("an answer that is no packet")?,
+        _ => source(out, seen.gso).ok_or("an answer that is no packet")?,
     };
     let vni = container.network.vni;
     let of_host = |h: &&Host| vni == BLUE.vni && h.blue_address.is_some_and(|a| speaks_for == a);
@@ -348,108 +349,10 @@ fn answer(seen: &Seen<'_>, container: &'static Container) -> Result<(), String> 
     require(mac_at(out, 6) == mac, format!("{speaks_for} has another MAC"))
 }
 
-// --- what comes through the tunnel ---
-
-fn from_tunnel(seen: &Seen<'_>, host: &'static Host) -> Judged {
-    let (vtep, vni, outer_ecn, inner) = opened(seen, host)?;
-    let source = source(inner, seen.gso).ok_or("delivered, and no IP packet")?;
-    let mac = mac_at(inner, 6);
-    require(may_send(vtep, vni, source, mac), format!("{source} was delivered from {vtep} in {vni}"))?;
-    require(mac.is_valid_source(), "delivered from a MAC that nobody can have")?;
-    require(mac != fabric_agent::model::ids::node_mac(host.name), "delivered from this node's own MAC")?;
-    require(!is_nd(inner), "neighbour discovery was delivered")?;
-    let to = owner(vni, mac_at(inner, 0)).ok_or("delivered to a MAC that nobody has")?;
-    require(to.host == host, "delivered here, and lives elsewhere")?;
-    let (mut want, mut got) = (inner.to_vec(), seen.out.to_vec());
-    if outer_ecn & 1 != 0 {
-        require(
-            combined(outer_ecn, ecn(inner)) == Some(ecn(seen.out)),
-            format!("ECN {outer_ecn} around {} became {}", ecn(inner), ecn(seen.out)),
-        )?;
-        without_ecn(&mut want);
-        without_ecn(&mut got);
-    }
-    require(want == got, "the inner frame was changed")?;
-    Ok(Fate::Local(to))
-}
-
-/// Sender, VNI, ECN field and inner frame of a tunnel packet to `host` whose outer headers are right.
-fn opened<'a>(seen: &Seen<'a>, host: &Host) -> Result<(Ipv4Addr, u32, u8, &'a [u8]), String> {
-    let eth = EthernetFrame::new_checked(seen.frame).map_err(|_| "no Ethernet header")?;
-    require(eth.ethertype() == EthernetProtocol::Ipv4, "delivered, and not IPv4")?;
-    let whole = eth.payload();
-    let ip = if seen.gso.size == 0 {
-        Ipv4Packet::new_checked(whole).map_err(|_| "delivered with wrong IP lengths")?
-    } else {
-        Ipv4Packet::new_unchecked(whole)
-    };
-    require(ip.version() == 4 && ip.header_len() == 20, "delivered with another IP version, or options")?;
-    require(ip.verify_checksum(), "delivered with a wrong outer header checksum")?;
-    require(!ip.more_frags() && ip.frag_offset() == 0, "a fragment was delivered")?;
-    require(ip.next_header() == IpProtocol::Udp && ip.dst_addr() == host.vtep, "delivered, and not to us")?;
-    let datagram = if seen.gso.size == 0 { ip.payload() } else { &whole[IPV4..] };
-    let udp = UdpPacket::new_unchecked(datagram);
-    require(udp.dst_port() == VXLAN_PORT, "delivered from another port")?;
-    require(udp.checksum() == 0, "delivered with a UDP checksum that nobody looked at")?;
-    if seen.gso.size == 0 {
-        require(usize::from(udp.len()) == datagram.len(), "the UDP length is not that of the packet")?;
-        require(whole.len() == IPV4 + datagram.len(), "delivered with bytes behind the outer packet")?;
-    }
-    let payload = &datagram[UDP..];
-    require(payload.len() >= VXLAN + ETH, "delivered without an inner frame")?;
-    require(payload[0] & 8 != 0, "delivered without the I flag")?;
-    let known = HOSTS.iter().any(|h| h.vtep == ip.src_addr() && *h != host);
-    require(known, format!("delivered from {}, which is no VTEP", ip.src_addr()))?;
-    let vni = u32::from_be_bytes([0, payload[4], payload[5], payload[6]]);
-    Ok((ip.src_addr(), vni, ip.ecn(), &payload[VXLAN..]))
-}
-
-/// What the cast says of who may send what to [`HOST_B`], and from which MAC.
-pub fn may_send(vtep: Ipv4Addr, vni: u32, source: IpAddr, mac: Mac) -> bool {
-    let containers =
-        cast::CONTAINERS.iter().filter(|c| c.host.vtep == vtep && c.host != &HOST_B && c.network.vni == vni);
-    let mut own = containers.flat_map(|c| [c.v4.into(), c.v6.into(), IpAddr::from(c.link_local())]);
-    let host = HOSTS
-        .iter()
-        .any(|h| h.vtep == vtep && vni == BLUE.vni && h.blue_address.is_some_and(|a| source == a));
-    let in_prefix = match (source, STATION_V4.octets(), STATION.v6.segments()) {
-        (IpAddr::V4(a), [x, y, z, _], _) => {
-            a.octets()[..3] == [x, y, z] && (64..128).contains(&a.octets()[3])
-        }
-        (IpAddr::V6(a), _, station) => {
-            a.segments()[..7] == station[..7] && (0x40..0x80).contains(&a.segments()[7])
-        }
-    };
-    // A host of ours routes what the switch sent to its gateway.
-    let ours = || HOSTS.iter().any(|h| h.vtep == vtep && !h.foreign && *h != &HOST_B);
-    let relayed = mac == BLUE.gateway_mac && ours();
-    let station = vni == BLUE.vni && in_prefix && (vtep == SWITCH.vtep || relayed);
-    own.any(|a| a == source) || host || station
-}
-
 /// The ECN field of the IP packet in an Ethernet frame.
-fn ecn(frame: &[u8]) -> u8 {
+pub(super) fn ecn(frame: &[u8]) -> u8 {
     let second = frame[ETH + 1];
     (if frame[12] == 8 { second } else { second >> 4 }) & 3
-}
-
-/// The table of RFC 6040 section 4.2, rows by the inner and columns by the outer field; nothing for a drop.
-fn combined(outer: u8, inner: u8) -> Option<u8> {
-    const DROP: u8 = 9;
-    // Not-ECT, ECT(1), ECT(0), CE, as they are numbered.
-    const TABLE: [[u8; 4]; 4] = [[0, 0, 0, DROP], [1, 1, 1, 3], [2, 1, 2, 3], [3, 3, 3, 3]];
-    let field = TABLE[usize::from(inner)][usize::from(outer)];
-    (field != DROP).then_some(field)
-}
-
-/// Takes the ECN field out, and the IPv4 checksum, which may follow it.
-fn without_ecn(frame: &mut [u8]) {
-    if frame[12] == 8 {
-        frame[ETH + 1] &= !3;
-        frame[ETH + 10..ETH + 12].fill(0);
-    } else {
-        frame[ETH + 1] &= !0x30;
-    }
 }
 
 #[cfg(test)]

@@ -2,8 +2,10 @@
 //! tunnels, and bytes at random.
 
 use crate::{
-    cast::{self, BLUE, CONTAINERS, GREEN, HOST_A, HOST_B, HOSTS, NOBODY_MAC, STRANGER, VXLAN_PORT},
-    frame::{self, BROADCAST, ETH, INNER, IPV4, IPV6, Outer, UDP},
+    cast::{
+        self, BLUE, CONTAINERS, FAMILIES, GREEN, HOST_A, HOST_B, HOSTS, NOBODY_MAC, STRANGER, VXLAN_PORT,
+    },
+    frame::{self, BROADCAST, ETH, INNER_OVER_V6, IPV4, IPV6, Outer, UDP, VXLAN},
     random::Random,
 };
 
@@ -33,11 +35,16 @@ pub fn frame(random: &mut Random, seeds: &[Vec<u8>]) -> Vec<u8> {
 
 /// Offset of the inner frame, if there is room for one.
 fn tunnel_payload(frame: &[u8]) -> Option<usize> {
-    let is = frame.len() >= INNER + ETH
-        && frame[12..ETH] == [8, 0]
-        && frame[ETH + 9] == 17
-        && frame[ETH + IPV4 + 2..ETH + IPV4 + 4] == VXLAN_PORT.to_be_bytes();
-    is.then_some(INNER)
+    let (header, protocol) = match *frame.get(12..ETH)? {
+        [8, 0] => (IPV4, ETH + 9),
+        [0x86, 0xdd] => (IPV6, ETH + 6),
+        _ => return None,
+    };
+    let (port, inner) = (ETH + header + 2, ETH + header + UDP + VXLAN);
+    let is = frame.len() >= inner + ETH
+        && frame[protocol] == 17
+        && frame[port..port + 2] == VXLAN_PORT.to_be_bytes();
+    is.then_some(inner)
 }
 
 /// The first byte behind the Ethernet header at `at` and its tags, and whether IPv4 or IPv6 is there.
@@ -59,7 +66,11 @@ fn repair(frame: &mut [u8], at: usize, length: bool) {
     let room = frame.len() - ip;
     if !v4 {
         if length {
-            frame[ip + 4..ip + 6].copy_from_slice(&((room - IPV6) as u16).to_be_bytes());
+            let payload = ((room - IPV6) as u16).to_be_bytes();
+            frame[ip + 4..ip + 6].copy_from_slice(&payload);
+            if at == 0 && frame[ip + 6] == 17 && room >= IPV6 + UDP {
+                frame[ip + IPV6 + 4..ip + IPV6 + 6].copy_from_slice(&payload);
+            }
         }
         return;
     }
@@ -169,11 +180,13 @@ fn address(random: &mut Random, frame: &mut [u8], at: usize) {
         return;
     }
     let mut odd = [0; 16];
-    match random.below(5) {
+    let host = HOSTS[random.below(HOSTS.len())];
+    match random.below(6) {
         // `::` and `::1`.
         0 => odd[15] = random.below(2) as u8,
         1 => odd = container.v4.to_ipv6_mapped().octets(),
         2 => odd[..2].copy_from_slice(&[0xff, 2]),
+        4 => odd = random.of(&[host, &STRANGER]).vtep_v6().octets(),
         3 => odd = container.link_local().octets(),
         _ => odd = container.v6.octets(),
     }
@@ -260,10 +273,8 @@ fn options(random: &mut Random, frame: &mut Vec<u8>, at: usize) {
 }
 
 fn vxlan(random: &mut Random, frame: &mut [u8]) {
-    if tunnel_payload(frame).is_none() {
-        return;
-    }
-    let header = &mut frame[ETH + IPV4 + UDP..INNER];
+    let Some(inner) = tunnel_payload(frame) else { return };
+    let header = &mut frame[inner - VXLAN..inner];
     match random.below(3) {
         0 => header[0] = random.of(&[0, 0x08, 0x0c, 0x88, 0xff, 0xf7]),
         1 => header[random.of(&[1, 2, 3, 7])] = random.next_u64() as u8,
@@ -299,8 +310,9 @@ fn tail(random: &mut Random, frame: &mut Vec<u8>) {
 /// A tunnel packet as the payload of another one, or a container's own tunnel packet.
 fn nest(random: &mut Random, frame: &mut Vec<u8>) {
     let (from, to) = (HOSTS[random.below(HOSTS.len())], HOSTS[random.below(HOSTS.len())]);
-    if frame.len() + INNER <= LONGEST {
-        *frame = Outer::between(from, to, random.of(&[BLUE.vni, GREEN.vni])).around(frame);
+    if frame.len() + INNER_OVER_V6 <= LONGEST {
+        let underlay = random.of(&FAMILIES);
+        *frame = Outer::over(underlay, from, to, random.of(&[BLUE.vni, GREEN.vni])).around(frame);
     }
 }
 
