@@ -1,7 +1,7 @@
 //! What runs programs and namespaces for real. The packet walks are here: [`cast`] names who takes part, [`frame`] builds
-//! and checks frames, [`walk`] runs the programs on them, [`ledger`] watches every counter. [`fuzz`] gives them frames that nobody would
-//! send and judges what they do. [`world`] is where the agent's
-//! dataplane meets the real kernel.
+//! and checks frames, [`walk`] runs the programs on them, [`ledger`] watches every counter. [`fuzz`] gives
+//! them frames that nobody would send and judges what they do, [`oracle`] compares them with the kernel's own VXLAN device.
+//! [`world`] is where the agent's dataplane meets the real kernel.
 
 mod captured;
 pub mod cast;
@@ -10,6 +10,7 @@ pub mod fuzz;
 pub mod icmp;
 pub mod ledger;
 pub mod load;
+pub mod oracle;
 pub mod random;
 pub mod routing;
 pub mod tunnel_table;

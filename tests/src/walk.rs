@@ -96,7 +96,7 @@ impl Stage {
     pub fn rig_with_stack_and(&self, host: &'static Host, objects: &[Object], dscp: Dscp) -> Rig {
         let (uplink, device) = (format!("up-{}", host.name), format!("v-{}", host.name));
         ip(&[
-            format!("link add {device} type vxlan external dstport {VXLAN_PORT}"),
+            format!("link add {device} type vxlan external dstport {VXLAN_PORT} udp6zerocsumrx"),
             format!("link set {device} up"),
         ]);
         let ifindex = if_nametoindex(device.as_str()).expect("the interface was just made");

@@ -15,7 +15,7 @@ use smoltcp::wire::{Ipv4Packet, Ipv6Packet, UdpPacket};
 
 use super::arrival;
 use crate::{
-    cast::{self, BLUE, Container, Family, HOSTS, Host, VXLAN_PORT},
+    cast::{self, BLUE, Container, Family, HOSTS, Host, Network, VXLAN_PORT},
     frame::{self, ETH, IPV4, IPV6, UDP, VXLAN},
     walk::{Gso, Verdict},
 };
@@ -214,7 +214,7 @@ fn from_container(seen: &Seen<'_>, container: &'static Container) -> Judged {
         let Some(inner) = inner.filter(|inner| inner.len() == frame.len()) else { continue };
         let (to, is_routed) = if inner == frame {
             (addressee(seen, container)?, false)
-        } else if let Some(to) = routed(frame, inner, container) {
+        } else if let Some(to) = routed(frame, inner, container.network) {
             own_source(seen, container)?;
             (to, true)
         } else {
@@ -234,8 +234,7 @@ fn from_container(seen: &Seen<'_>, container: &'static Container) -> Judged {
 
 /// Who should get a frame for the gateway that left as `left`: the owner of its destination address in the sender's
 /// network, the only one that is open to it; from the gateway's MAC, with one hop less and nothing else changed.
-fn routed(frame: &[u8], left: &[u8], container: &Container) -> Option<&'static Container> {
-    let network = container.network;
+pub fn routed(frame: &[u8], left: &[u8], network: &Network) -> Option<&'static Container> {
     // `own_source` looks at the lengths.
     if frame.len() < ETH + if frame[12] == 8 { IPV4 } else { IPV6 } {
         return None;

@@ -63,6 +63,8 @@ pub fn of_tunnel(underlay: Family) -> Vec<Vec<u8>> {
         seeds.push(outer.around(&Path::between(&CA1, &CB1, Family::V4).of_length(100 + 90 * round)));
         let station = Path::between(&CA1, &CB1, Family::V4).with_src(STATION_V4);
         seeds.push(over(&SWITCH, BLUE.vni).around(&station.udp(PORTS, PAYLOAD)));
+        let station = station.with_dst_mac(BLUE.gateway_mac);
+        seeds.push(over(&SWITCH, BLUE.vni).around(&station.udp(PORTS, PAYLOAD)));
         let green = Path::between(&GA1, &GB1, Family::V4).udp(PORTS, PAYLOAD);
         seeds.push(over(&HOST_A, GREEN.vni).around(&green));
     }

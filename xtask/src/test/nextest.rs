@@ -25,16 +25,18 @@ pub(crate) struct Counts {
     pub(crate) failed: u64,
 }
 
-/// A run's counts, and the frames that its tests ran by kind (`fuzz`).
+/// A run's counts, and the frames that its tests ran by kind (`fuzz`, `oracle`).
 #[derive(Debug, Default)]
 pub(crate) struct Ran {
     pub(crate) counts: Counts,
     pub(crate) frames: BTreeMap<String, u64>,
 }
 
-/// What `cargo xtask test wire` chooses: everything that shows how packets are handled. Labs of the control plane are not.
-const WIRE: &str = "(binary(~walk_) | binary(~fuzz_) | (binary(~lab_) \
-     - binary(~lab_input) - binary(~lab_manifests) - binary(~lab_restart)))";
+/// What `cargo xtask test wire` chooses: everything that shows how packets are handled. Labs of the control plane, and those
+/// that boot other kernels, are not.
+const WIRE: &str = "(binary(~walk_) | binary(~fuzz_) | binary(~oracle_) | (binary(~lab_) \
+     - binary(~lab_input) - binary(~lab_manifests) - binary(~lab_restart) - binary(~lab_kernels) \
+     - binary(~lab_bugreport)))";
 
 /// Refuses a filter that would not be a plain part of a name.
 ///
