@@ -12,6 +12,7 @@ mod monitor;
 mod network;
 mod node;
 mod output;
+mod packets;
 mod status;
 mod trace;
 

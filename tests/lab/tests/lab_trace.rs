@@ -37,6 +37,47 @@ fn trace(lab: &Lab, args: &[&str], witness: &Container) -> Result<Vec<TraceRepor
     serde_json::from_str(&lab.host(1).fabric(&line)?).context("fabric trace")
 }
 
+/// A file of packets is walked as they are one by one, be it tcpdump's or our own.
+fn captured(lab: &Lab, a: &Container, frames: &[&Vec<u8>]) -> Result<()> {
+    let directory = lab.host(1).directory().join("run");
+    let filter = format!("udp dst port {PORT}");
+    let file = lab.directory().join("sent.pcap");
+    let tcpdump = Capture::start(|line| a.command(line), "eth0", &filter, file)?;
+    let own = ["timeout", "30", "fabric", "capture", "a", "-w", "/run/sent.pcapng", "--duration", "3"];
+    let mut capture = lab.host(1).command(&own).stderr(std::process::Stdio::piped()).spawn()?;
+    let mut said = std::io::BufReader::new(capture.stderr.take().context("no standard error")?);
+    std::io::BufRead::read_line(&mut said, &mut String::new())?;
+    for frame in frames {
+        a.send_frame(frame, 1)?;
+    }
+    std::io::Read::read_to_string(&mut said, &mut String::new())?;
+    assert!(capture.wait()?.success());
+    std::fs::write(directory.join("sent.pcap"), tcpdump.bytes()?)?;
+    let hex = |frame: &[u8]| frame.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let sent: Vec<_> = frames.iter().map(|frame| hex(frame)).collect();
+    for file in ["/run/sent.pcap", "/run/sent.pcapng"] {
+        let line = ["trace", "--from", "a", "--pcap", file, "-o", "json"];
+        let walked: serde_json::Value = serde_json::from_str(&lab.host(1).fabric(&line)?)?;
+        let reports: Vec<_> =
+            walked.as_array().context("a list")?.iter().map(|one| &one["reports"][0]).collect();
+        // The container's stack may have said something of itself meanwhile.
+        let ours = reports
+            .iter()
+            .filter(|report| report["packet"].as_str().is_some_and(|p| sent.iter().any(|s| s == p)));
+        let verdicts: Vec<_> =
+            ours.map(|report| (report["verdict"].as_str(), report["reason"].as_str())).collect();
+        let local = (Some("local"), Some(""));
+        assert_eq!(verdicts, [local, (Some("drop"), Some("spoof_ip")), local], "{file}: {walked:#}");
+    }
+    let table = lab.host(1).fabric(&["trace", "--from", "a", "--pcap", "/run/sent.pcap", "-c", "2"])?;
+    let second = table.lines().nth(2).context("two packets")?;
+    assert!(second.starts_with("2       dropped by spoof_ip at from_container"), "{table}");
+    assert_eq!(table.lines().count(), 3, "{table}");
+    let refused = lab.host(1).try_fabric(&["trace", "--from", "a", "--pcap", "/run/booted"])?;
+    assert!(refused.code == 1 && refused.stderr.contains("/run/booted is no capture file"), "{refused:?}");
+    Ok(())
+}
+
 #[test]
 fn trace_and_tcpdump_agree() -> Result<()> {
     let lab = Lab::new("strace", 2)?;
@@ -62,6 +103,7 @@ fn trace_and_tcpdump_agree() -> Result<()> {
 
     let tagged =
         [&udp(mac_a, mac_b, A, B, 8)?[..12], &[0x81, 0, 0, 5], &udp(mac_a, mac_b, A, B, 8)?[12..]].concat();
+    let (local, lie) = (udp(mac_a, mac_a2, A, A2, 8)?, udp(mac_a, mac_b, A2, B, 8)?);
     let other = [&udp(mac_a, mac_b, A, B, 8)?[..12], &[0x88, 0xb5], &[0; 46]].concat();
     let cases: [Case; 9] = [
         ("local", udp(mac_a, mac_a2, A, A2, 8)?, &[("local", "")], "from_container action local"),
@@ -157,6 +199,8 @@ fn trace_and_tcpdump_agree() -> Result<()> {
         let found = wire.windows(outer.len().max(1)).any(|bytes| bytes == outer);
         assert_eq!(found, reports[0].verdict == "remote", "{what}: {}", reports[0].result);
     }
+
+    captured(&lab, &a, &[&local, &lie, &local])?;
 
     // Described packets, as the container would send them.
     for (args, endpoint) in [
