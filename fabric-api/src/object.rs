@@ -132,7 +132,7 @@ pub struct NetworkSpec {
     /// VPN gateway, which may pass on packets from there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Route>,
-    /// Replicate broadcast and multicast to the members.
+    /// Replicate broadcast and multicast to everybody in the network, at most 1000 packets a second of each sender.
     #[serde(default, skip_serializing_if = "is_false")]
     pub multicast: bool,
 }

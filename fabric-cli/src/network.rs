@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use anyhow::bail;
 use clap::{Args, Subcommand};
 use fabric_api::{
     client::Client,
@@ -60,7 +59,8 @@ pub(crate) struct CreateArgs {
     /// may pass on packets from there. May be repeated
     #[arg(long = "route", value_name = "PREFIX=NEXTHOP", value_parser = route)]
     routes: Vec<Route>,
-    #[arg(long, hide = true)]
+    /// Replicate broadcast and multicast to everybody in the network
+    #[arg(long)]
     multicast: bool,
     /// A label; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
@@ -163,9 +163,6 @@ pub(crate) async fn run(client: &Client, command: NetworkCommand) -> anyhow::Res
 }
 
 async fn create(client: &Client, args: CreateArgs) -> anyhow::Result<()> {
-    if args.multicast {
-        bail!("--multicast is not available in this version");
-    }
     let network = Network {
         api_version: API_VERSION.to_owned(),
         metadata: Metadata {
@@ -181,7 +178,7 @@ async fn create(client: &Client, args: CreateArgs) -> anyhow::Result<()> {
             allow_from: args.allow_from,
             host_access: args.host_access,
             routes: args.routes,
-            ..NetworkSpec::default()
+            multicast: args.multicast,
         },
         status: None,
     };

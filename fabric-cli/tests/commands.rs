@@ -239,9 +239,6 @@ fn what_is_not_built_yet_is_refused_by_name() {
         alone(&["node", "drain", "b"]).refused(),
         "error: node drain is not available in this version\n"
     );
-    let create = ["network", "create", "n", "--subnet", "10.0.0.0/8"];
-    let args: Vec<_> = create.into_iter().chain(["--multicast"]).collect();
-    assert_eq!(alone(&args).refused(), "error: --multicast is not available in this version\n");
     let message =
         alone(&["endpoint", "attach", "e", "--network", "n", "--pid", "1", "--rate", "1Gbit"]).refused();
     assert_eq!(message, "error: --rate is not available in this version\n");

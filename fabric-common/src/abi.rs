@@ -7,6 +7,7 @@ use crate::{
     endpoint::{EndpointKey, EndpointValue},
     event::DropEvent,
     fdb::{FdbKey, FdbValue},
+    flood::{FloodKey, FloodValue},
     layout::{FNV_BASIS, Fields, Layout, fnv},
     network::{MemberKey, MemberValue, NetworkValue},
     node::{NodeValue, VtepValue},
@@ -25,6 +26,8 @@ pub enum MapKind {
     Hash,
     /// `BPF_MAP_TYPE_PERCPU_HASH`.
     PerCpuHash,
+    /// `BPF_MAP_TYPE_LRU_HASH`.
+    LruHash,
     /// `BPF_MAP_TYPE_ARRAY`.
     Array,
     /// `BPF_MAP_TYPE_PERCPU_ARRAY`.
@@ -114,11 +117,13 @@ maps! {
     ENDPOINTS: "endpoints" Hash<EndpointKey, EndpointValue> Desired, 131072, true, "Who has an address in a network: local, remote, gateway or node.";
     FDB: "fdb" Hash<FdbKey, FdbValue> Desired, 131072, true, "Destination MAC to local port or remote node.";
     ROUTES: "routes" LpmTrie<VniPrefix, RouteValue> Desired, 16384, true, "Where packets to a gateway's MAC go: subnets of the sender's network and of those that are opened to it.";
+    FLOOD: "flood" Hash<FloodKey, FloodValue> Desired, 65536, true, "Who gets copies of broadcast and multicast, in networks that replicate it: ports of this node (list 0) and other nodes (list 1).";
     DROPS: "drops" PerCpuHash<DropKey, Tally> Kernel, 2048, false, "Dropped packets and bytes by hook and reason.";
     ACTIONS: "actions" PerCpuArray<u32, Tally> Kernel, HOOK_SLOTS * ACTION_SLOTS, false, "Packets and bytes by hook and action: index = hook * 32 + action.";
     PORT_COUNTERS: "port_counters" PerCpuArray<u32, PortCounters> Kernel, 4096, true, "Packets, bytes and drops of each local endpoint, by slot.";
     EVENT_BUDGET: "event_budget" PerCpuArray<u32, [u64; 4]> Transient, 1, false, "Rate limit of the events, per CPU: window start (ns), events in it, suppressed since the last event, unused.";
     ICMP_ERRORS: "icmp_errors" PerCpuArray<u32, [u64; 25]> Transient, 1, false, "ICMP errors, per CPU: the time (ns) up to which the rate limit is used up, and room to put one together.";
+    FLOOD_BUDGET: "flood_budget" LruHash<u32, u64> Transient, 4096, false, "Rate limit of what a port may have replicated, by interface index: the time (ns) up to which it is used up.";
     EVENTS: "events" RingBuf<u32, DropEvent> Transient, 1 << 20, true, "Sampled drop events.";
     CAPTURE: "capture" PerCpuArray<u32, u64> Transient, 2, false, "While somebody captures, per CPU: 0 is the time since boot (ns) up to which dropped packets are copied, 1 counts those that found no room.";
     CAPTURED: "captured" RingBuf<u32, CapturedDrop> Transient, 1 << 20, true, "Dropped packets, while somebody captures.";

@@ -22,6 +22,7 @@ pub mod counters;
 pub mod endpoint;
 pub mod event;
 pub mod fdb;
+pub mod flood;
 pub mod layout;
 pub mod network;
 pub mod node;

@@ -130,6 +130,12 @@ numbered! {
         Ecn = 31 "ecn",
         /// A packet to be routed whose time to live or hop limit is used up.
         TtlExceeded = 32 "ttl_exceeded",
+        /// A frame to a group MAC whose packet is for somebody alone, or for another group than the MAC stands for.
+        BadGroup = 40 "bad_group",
+        /// The endpoint sends more than 1000 broadcast and multicast packets a second.
+        FloodLimit = 41 "flood_limit",
+        /// The kernel did not take a copy of a broadcast or multicast frame: the receiver's queue is full, or its interface is down.
+        CopyFailed = 42 "copy_failed",
     }
 }
 
@@ -166,7 +172,7 @@ numbered! {
         IcmpError = 14 "icmp_error",
         /// Routed into another subnet or network. Counted beside the packet's own outcome.
         Routed = 15 "routed",
-        /// Left to the stack: a tunnel packet to the host itself that stands for several segments and has to lose its tunnel marks.
+        /// Left to the stack: a tunnel packet to the host itself, or to a group, that stands for several segments and has to lose its tunnel marks.
         HostGso = 16 "host_gso",
         /// Left to the stack: ARP, neighbour discovery or a packet to the gateway's MAC that comes from a foreign VTEP and is answered or routed behind the `vxlan` device.
         Foreign = 17 "foreign",
@@ -174,6 +180,12 @@ numbered! {
         Fragment = 18 "fragment",
         /// Left to the stack: bytes behind the outer packet, which it cuts off.
         OuterPadding = 19 "outer_padding",
+        /// Broadcast or multicast, of which every receiver got a copy.
+        Replicated = 24 "replicated",
+        /// A copy of a replicated frame, delivered on this node. Counted beside the frame's own outcome.
+        CopyLocal = 25 "copy_local",
+        /// A copy of a replicated frame, sent to another node. Counted beside the frame's own outcome.
+        CopyRemote = 26 "copy_remote",
     }
 }
 

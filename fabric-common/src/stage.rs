@@ -55,6 +55,12 @@ numbered! {
         Decapsulated = 19 "decapsulated",
         /// The gateway routed it: into the destination's network, with the destination's MAC.
         Routed = 20 "routed",
+        /// Broadcast or multicast, in a network that replicates it.
+        Group = 30 "group",
+        /// A port of this node gets a copy.
+        CopyLocal = 31 "copy_local",
+        /// Another node gets a copy.
+        CopyRemote = 32 "copy_remote",
     }
 }
 

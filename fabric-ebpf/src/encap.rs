@@ -206,22 +206,26 @@ fn fill_v6(h: &mut [u8; OUTER_MAX], frame_len: u32, vni: u32, hash: u32, class: 
 /// 4.3).
 #[inline(always)]
 pub fn check_size(ctx: &TcContext, mtu: u32, ip: &Ip) -> Result<(), DropReason> {
+    if packet_size(ctx, ip)? > mtu { Err(DropReason::TooBig) } else { Ok(()) }
+}
+
+/// Bytes of the frame's IP packet, padding included; of one segment if it stands for several.
+#[inline(always)]
+pub fn packet_size(ctx: &TcContext, ip: &Ip) -> Result<u32, DropReason> {
     let gso_size = ctx.gso_size();
-    let len = if gso_size == 0 {
-        ctx.len() - ETH_LEN as u32
+    if gso_size == 0 {
+        return Ok(ctx.len() - ETH_LEN as u32);
+    }
+    // A segment: IP header, transport header, payload.
+    let transport = if ip.protocol == TCP {
+        match Frame::load::<1>(ctx, ETH_LEN as u32 + ip.header_len + 12) {
+            Some([offset]) => u32::from(offset >> 4) * 4,
+            None => return Err(DropReason::Malformed),
+        }
     } else {
-        // A segment: IP header, transport header, payload.
-        let transport = if ip.protocol == TCP {
-            match Frame::load::<1>(ctx, ETH_LEN as u32 + ip.header_len + 12) {
-                Some([offset]) => u32::from(offset >> 4) * 4,
-                None => return Err(DropReason::Malformed),
-            }
-        } else {
-            8
-        };
-        ip.header_len + transport + gso_size
+        8
     };
-    if len > mtu { Err(DropReason::TooBig) } else { Ok(()) }
+    Ok(ip.header_len + transport + gso_size)
 }
 
 /// Hands the frame to the collect-metadata `vxlan` device with the outer header as metadata.
@@ -238,7 +242,17 @@ fn via_device_packed(ctx: &TcContext, settings: &Settings, node: &NodeValue, vni
 
 #[inline(always)]
 fn to_device(ctx: &TcContext, settings: &Settings, node: &NodeValue, vni: u32) -> Outcome {
-    if settings.vxlan_ifindex == 0 {
+    describe_tunnel(ctx, settings.vxlan_ifindex, node, vni)?;
+    stage::mark(Mark::Passed(Stage::Device));
+    // SAFETY: a plain helper call.
+    let code = unsafe { bpf_redirect(settings.vxlan_ifindex, 0) };
+    Ok(Verdict::redirect(Action::ViaDevice, code))
+}
+
+/// Tells the `vxlan` device, which is `device`, what outer header the frame is to have.
+#[inline(always)]
+pub fn describe_tunnel(ctx: &TcContext, device: u32, node: &NodeValue, vni: u32) -> Result<(), DropReason> {
+    if device == 0 {
         return Err(DropReason::NoVxlanDevice);
     }
     let eth: &EthHdr = header(ctx, 0, DropReason::Malformed)?;
@@ -268,10 +282,8 @@ fn to_device(ctx: &TcContext, settings: &Settings, node: &NodeValue, vni: u32) -
         if bpf_skb_set_tunnel_key(skb(ctx), &raw mut key, size_of::<bpf_tunnel_key>() as u32, flags) != 0 {
             return Err(DropReason::EncapFailed);
         }
-        stage::mark(Mark::Passed(Stage::Device));
-        let code = bpf_redirect(settings.vxlan_ifindex, 0);
-        Ok(Verdict::redirect(Action::ViaDevice, code))
     }
+    Ok(())
 }
 
 /// An address as a tunnel key holds it.

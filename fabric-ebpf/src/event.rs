@@ -85,6 +85,8 @@ pub fn fill(frame: &impl Frame, trace: &Trace, reason: DropReason, now: u64, eve
     event.length = trace.length;
     describe(frame, trace.inner, event);
     match trace.hook {
+        // Copies are made of a frame whose outer headers are off.
+        Hook::FromUplink | Hook::FromUplinkXdp if matches!(reason, DropReason::CopyFailed) => {}
         Hook::FromUplink | Hook::FromUplinkXdp => outer_source(frame, event),
         Hook::FromVxlan => event.vtep = frame.tunnel_source(),
         Hook::FromContainer | Hook::FromFrag => {}

@@ -133,7 +133,7 @@ fn take<Ip>() -> Option<*mut Answer<Ip>> {
     let errors = ERRORS.get_ptr_mut(0)?.cast::<u64>();
     // SAFETY: this CPU's own slot, as long as the longest answer and the word in front of it; a plain helper call.
     unsafe {
-        *errors = bucket::take(*errors, bpf_ktime_get_boot_ns())?;
+        *errors = bucket::take(*errors, bpf_ktime_get_boot_ns(), 1, bucket::BURST)?;
         Some(errors.add(1).cast())
     }
 }

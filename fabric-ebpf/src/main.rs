@@ -84,7 +84,7 @@ macro_rules! bpf_only {
     ($($name:ident)+) => { $( #[cfg(target_arch = "bpf")] mod $name; )+ };
 }
 bpf_only! {
-    arp capture counters decap echo encap endpoint event extension fdb foreign fragment host icmp_error inner nd network node outcome packet port
+    arp capture counters decap echo encap endpoint event extension fdb flood foreign fragment group host icmp_error inner nd network node outcome packet port
     route
     settings source stage too_big
     tunnel uplink walk

@@ -68,6 +68,7 @@ pub fn unpack(packed: i64) -> Outcome {
 }
 
 /// What a walk has learned by the time it ends, for the counters and the event.
+#[derive(Clone, Copy)]
 pub struct Trace {
     /// Where.
     pub hook: Hook,
@@ -133,6 +134,13 @@ pub fn finish_xdp(ctx: &XdpContext, trace: &Trace, outcome: Outcome) -> u32 {
             xdp_action::XDP_DROP
         }
     }
+}
+
+/// Counts and reports a copy of a frame that is lost, while the frame itself goes on.
+#[inline(always)]
+pub fn lose(ctx: &TcContext, trace: &Trace, reason: DropReason) {
+    drop_tc(ctx, trace, reason);
+    capture_tc(ctx, trace, reason);
 }
 
 /// Out of line: the slow way out, once a program.

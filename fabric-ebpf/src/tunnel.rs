@@ -3,8 +3,9 @@
 
 use fabric_common::{
     addr::Addr,
-    fdb::{FLAG_HOST, FLAG_ROUTER},
+    fdb::{FLAG_HOST, FLAG_ROUTER, FdbValue},
     node::FLAG_FOREIGN,
+    port::NO_SLOT,
     reason::{Action, DropReason},
     stage::Stage,
 };
@@ -17,8 +18,8 @@ use network_types::{
 };
 
 use crate::{
-    counters, fdb, host,
-    inner::{self, ARP, ETH_LEN, IPV4, IPV6, ip},
+    counters, fdb, group, host,
+    inner::{self, ARP, ETH_LEN, IPV4, IPV6, Ip, ip},
     foreign, nd, network, node,
     outcome::Trace,
     packet::{Frame, header, mac, same_mac, v4, v6, word},
@@ -83,6 +84,8 @@ pub struct Receiver {
     pub protocol: u8,
     /// The host itself, behind its access port.
     pub host: bool,
+    /// Every port of the network that wants a copy; then there is no one port.
+    pub group: bool,
 }
 
 const NOT_OURS: Result<Outer, DropReason> = Ok(Outer::Stack(Action::NotOurs));
@@ -262,7 +265,11 @@ pub fn admit(frame: &impl Frame, trace: &mut Trace, tunnel: &Tunnel, offset: usi
     trace.mark(Stage::SourceRecord);
     let dst = mac(&eth.dst_addr);
     if dst.is_group() {
-        return Err(DropReason::MulticastOff);
+        group::check(frame, offset, eth.ether_type, vni)?;
+        combines(frame, tunnel.ecn, offset, eth.ether_type)?;
+        let (ether_type, protocol) = (eth.ether_type, ip.protocol);
+        let nobody = Receiver { ifindex: 0, slot: NO_SLOT, ether_type, protocol, host: false, group: true };
+        return Ok(Arrival::Receiver(nobody));
     }
     let entry = fdb::get(vni, dst).ok_or(DropReason::NotLocal)?;
     if entry.flags & FLAG_ROUTER != 0 {
@@ -278,17 +285,21 @@ pub fn admit(frame: &impl Frame, trace: &mut Trace, tunnel: &Tunnel, offset: usi
     }
     trace.slot = entry.slot;
     trace.mark(Stage::Receiver);
-    if ecn::matters(tunnel.ecn) {
+    combines(frame, tunnel.ecn, offset, eth.ether_type)?;
+    let Ip { protocol, .. } = ip;
+    let FdbValue { ifindex, slot, .. } = *entry;
+    let ether_type = eth.ether_type;
+    Ok(Arrival::Receiver(Receiver { ifindex, slot, ether_type, protocol, host: to_host, group: false }))
+}
+
+/// Refuses a mark of congestion on the outer header that the inner packet can't carry on.
+#[inline(always)]
+fn combines(frame: &impl Frame, outer: u8, offset: usize, ether_type: u16) -> Result<(), DropReason> {
+    if ecn::matters(outer) {
         let [_, second]: &[u8; 2] = header(frame, offset + ETH_LEN, DropReason::Malformed)?;
-        ecn::combine(tunnel.ecn, inner::ecn(*second, eth.ether_type == IPV6)).ok_or(DropReason::Ecn)?;
+        ecn::combine(outer, inner::ecn(*second, ether_type == IPV6)).ok_or(DropReason::Ecn)?;
     }
-    Ok(Arrival::Receiver(Receiver {
-        ifindex: entry.ifindex,
-        slot: entry.slot,
-        ether_type: eth.ether_type,
-        protocol: ip.protocol,
-        host: to_host,
-    }))
+    Ok(())
 }
 
 const _: () = assert!(

@@ -13,6 +13,7 @@ pub mod load;
 pub mod oracle;
 pub mod random;
 pub mod routing;
+pub mod tap;
 pub mod tunnel_table;
 pub mod walk;
 pub mod wire;

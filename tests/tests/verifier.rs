@@ -156,7 +156,9 @@ fn sizes(spec: &MapSpec) -> (u32, u32) {
     match spec.kind {
         MapKind::RingBuf => (0, 0),
         MapKind::LpmTrie => (key + size_of::<u32>() as u32, value),
-        MapKind::Hash | MapKind::PerCpuHash | MapKind::Array | MapKind::PerCpuArray => (key, value),
+        MapKind::Hash | MapKind::PerCpuHash | MapKind::LruHash | MapKind::Array | MapKind::PerCpuArray => {
+            (key, value)
+        }
     }
 }
 
@@ -165,6 +167,7 @@ fn map_type(kind: MapKind) -> aya::maps::MapType {
     match kind {
         MapKind::Hash => MapType::Hash,
         MapKind::PerCpuHash => MapType::PerCpuHash,
+        MapKind::LruHash => MapType::LruHash,
         MapKind::Array => MapType::Array,
         MapKind::PerCpuArray => MapType::PerCpuArray,
         MapKind::LpmTrie => MapType::LpmTrie,

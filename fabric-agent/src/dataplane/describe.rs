@@ -1,6 +1,6 @@
 //! How keys of maps are named to people.
 
-use fabric_common::{addr::Addr, endpoint::EndpointKey, fdb::FdbKey, network::MemberKey};
+use fabric_common::{addr::Addr, endpoint::EndpointKey, fdb::FdbKey, flood::FloodKey, network::MemberKey};
 
 use crate::plan::desired::PrefixKey;
 
@@ -25,6 +25,12 @@ impl Describe for Addr {
 impl Describe for MemberKey {
     fn describe(&self) -> String {
         format!("{{vni {}, node {}}}", self.vni, self.node)
+    }
+}
+
+impl Describe for FloodKey {
+    fn describe(&self) -> String {
+        format!("{{vni {}, list {}, place {}}}", self.vni, self.list, self.place)
     }
 }
 

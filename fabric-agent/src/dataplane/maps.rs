@@ -61,6 +61,7 @@ fn map_type(kind: MapKind) -> MapType {
     match kind {
         MapKind::Hash => MapType::Hash,
         MapKind::PerCpuHash => MapType::PerCpuHash,
+        MapKind::LruHash => MapType::LruHash,
         MapKind::Array => MapType::Array,
         MapKind::PerCpuArray => MapType::PerCpuArray,
         MapKind::LpmTrie => MapType::LpmTrie,
@@ -83,7 +84,9 @@ pub(super) fn kernel_sizes(spec: &MapSpec) -> (usize, usize) {
     match spec.kind {
         MapKind::RingBuf => (0, 0),
         MapKind::LpmTrie => (spec.sizes.0 + size_of::<u32>(), spec.sizes.1),
-        MapKind::Hash | MapKind::PerCpuHash | MapKind::Array | MapKind::PerCpuArray => spec.sizes,
+        MapKind::Hash | MapKind::PerCpuHash | MapKind::LruHash | MapKind::Array | MapKind::PerCpuArray => {
+            spec.sizes
+        }
     }
 }
 

@@ -28,7 +28,7 @@ fn needed(spec: &MapSpec, used: &[Entry]) -> u64 {
         MapKind::Array | MapKind::PerCpuArray => {
             used.iter().map(|(key, _)| index(key) + 1).max().unwrap_or(0)
         }
-        MapKind::Hash | MapKind::PerCpuHash | MapKind::LpmTrie => used.len() as u64,
+        MapKind::Hash | MapKind::PerCpuHash | MapKind::LruHash | MapKind::LpmTrie => used.len() as u64,
         MapKind::RingBuf => 0,
     }
 }
@@ -112,7 +112,7 @@ pub(super) fn usage(spec: &'static MapSpec, data: &MapData) -> Result<(u64, u64)
     let count = match spec.kind {
         MapKind::RingBuf => 0,
         MapKind::Array | MapKind::PerCpuArray => used(spec, data)?.len() as u64,
-        MapKind::Hash | MapKind::PerCpuHash | MapKind::LpmTrie => {
+        MapKind::Hash | MapKind::PerCpuHash | MapKind::LruHash | MapKind::LpmTrie => {
             raw(spec, data)?.count().map_err(DataplaneError::map(spec.name, "count its entries"))?
         }
     };

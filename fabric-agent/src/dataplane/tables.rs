@@ -13,6 +13,7 @@ use fabric_common::{
     addr::Addr,
     endpoint::{EndpointKey, EndpointValue},
     fdb::{FdbKey, FdbValue},
+    flood::{FloodKey, FloodValue},
     network::{MemberKey, MemberValue, NetworkValue},
     node::{NodeValue, VtepValue},
     port::PortValue,
@@ -193,6 +194,7 @@ impl<K: Row + Describe, V: Row> Table<K, V> {
             MapKind::Array => raw.update(key, &vec![0; V::SIZE]),
             MapKind::Hash
             | MapKind::PerCpuHash
+            | MapKind::LruHash
             | MapKind::PerCpuArray
             | MapKind::LpmTrie
             | MapKind::RingBuf => raw.delete(key).map(drop),
@@ -299,6 +301,7 @@ table_set! {
     endpoints: ENDPOINTS<EndpointKey, EndpointValue>,
     fdb: FDB<FdbKey, FdbValue>,
     routes: ROUTES<PrefixKey, RouteValue>,
+    flood: FLOOD<FloodKey, FloodValue>,
 }
 
 #[cfg(test)]

@@ -134,6 +134,7 @@ mod tests {
             allow_from: BTreeSet::new(),
             host_access: false,
             routes: Vec::new(),
+            multicast: false,
         }
     }
 

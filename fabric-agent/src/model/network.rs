@@ -46,6 +46,8 @@ pub struct Network {
     pub host_access: bool,
     /// No two for one prefix.
     pub routes: Vec<Route>,
+    /// Whether broadcast and multicast are replicated to its members.
+    pub multicast: bool,
 }
 
 impl Network {
@@ -59,9 +61,6 @@ impl Network {
         check_labels(&object.metadata.labels)?;
         let spec = &object.spec;
         let allow_from = check_allow_from(&object.metadata.name, &spec.allow_from)?;
-        if spec.multicast {
-            refuse!("multicast is not available in this version");
-        }
         let Some(vni) = spec.vni else { refuse!("the network has no VNI") };
         let vni =
             Vni::new(vni).map_err(|e| ModelError(format!("{e}; choose a smaller one, or leave it out")))?;
@@ -74,6 +73,7 @@ impl Network {
             mtu: spec.mtu,
             allow_from,
             host_access: spec.host_access,
+            multicast: spec.multicast,
             routes: route::check(&spec.routes)?,
         };
         route::check_in(&checked)?;
@@ -312,25 +312,6 @@ mod tests {
         assert!(Network::new(&object).unwrap_err().to_string().contains("1280"));
         object.spec.subnets = vec!["10.0.0.0/24".parse().unwrap()];
         assert!(Network::new(&object).is_ok());
-    }
-
-    #[test]
-    fn features_of_later_versions_are_refused_by_name() {
-        let object = object::Network {
-            api_version: API_VERSION.to_owned(),
-            metadata: object::Metadata { name: "blue".to_owned(), ..Default::default() },
-            spec: object::NetworkSpec {
-                subnets: vec!["10.0.0.0/24".parse().unwrap()],
-                vni: Some(7),
-                multicast: true,
-                ..Default::default()
-            },
-            status: None,
-        };
-        assert_eq!(
-            Network::new(&object).unwrap_err().to_string(),
-            "multicast is not available in this version"
-        );
     }
 
     #[test]

@@ -9,6 +9,7 @@ use fabric_common::{
     addr::{Addr, Mac},
     endpoint::{EndpointKey, EndpointValue},
     fdb::{FdbKey, FdbValue},
+    flood::{FloodKey, FloodValue},
     network::{MemberKey, MemberValue, NetworkValue},
     node::{NodeValue, VtepValue},
     port::PortValue,
@@ -131,6 +132,8 @@ pub struct Tables {
     pub fdb: Rows<FdbKey, FdbValue>,
     /// `routes`.
     pub routes: Rows<PrefixKey, RouteValue>,
+    /// `flood`.
+    pub flood: Rows<FloodKey, FloodValue>,
 }
 
 /// A program at an interface.

@@ -11,6 +11,7 @@ use crate::model::{Cluster, ProblemKey, ids};
 mod access;
 pub mod desired;
 mod endpoints;
+mod flood;
 mod links;
 mod networks;
 mod nodes;
@@ -33,6 +34,7 @@ pub fn plan(cluster: &Cluster, facts: &NodeFacts, settings: &PlanSettings) -> De
     networks::compile(&mut context, &mut desired);
     endpoints::compile(&mut context, &mut desired);
     access::compile(&mut context, &mut desired);
+    flood::compile(&mut context, &mut desired);
     sources::compile(&mut context, &mut desired);
     routes::compile(&context, &mut desired);
     links::compile(&mut context, settings, &mut desired);

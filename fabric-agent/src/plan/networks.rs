@@ -6,7 +6,7 @@ use fabric_common::{
     addr::{Addr, Mac},
     endpoint::{self, EndpointKey, EndpointValue},
     fdb::{self, FdbKey, FdbValue},
-    network::{MemberKey, MemberValue, NetworkValue},
+    network::{self, MemberKey, MemberValue, NetworkValue},
     port::NO_SLOT,
 };
 
@@ -73,7 +73,7 @@ pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
         let value = NetworkValue {
             gateway_mac,
             mtu: context.mtus[&network.name],
-            flags: 0,
+            flags: if network.multicast { network::FLAG_MULTICAST } else { 0 },
             zero: [0; 2],
             id: network_id(&network.name),
             gateway_v4: gateway(network, true),

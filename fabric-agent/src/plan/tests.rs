@@ -18,6 +18,7 @@ use super::{
 };
 use crate::model::Dscp;
 
+mod flood;
 mod underlay;
 
 const SETTINGS: PlanSettings =

@@ -6,6 +6,7 @@ use fabric_common::{
     addr::Addr,
     endpoint::{EndpointKey, EndpointValue},
     fdb::{FdbKey, FdbValue},
+    flood::{FloodKey, FloodValue},
     network::{MemberKey, MemberValue, NetworkValue},
     node::{NodeValue, VtepValue},
     port::PortValue,
@@ -179,6 +180,7 @@ row_deltas! {
     endpoints: EndpointKey => EndpointValue,
     fdb: FdbKey => FdbValue,
     routes: PrefixKey => RouteValue,
+    flood: FloodKey => FloodValue,
 }
 
 /// Rows that many objects need and that are not written.
@@ -210,6 +212,7 @@ impl RowDeltas {
         let elsewhere = |key: &&EndpointKey| !self.endpoints.tracker.desired().contains_key(*key);
         let sources = self.sources.tracker.pending_upserts().map(|(key, _)| key);
         networks.extend(sources.filter(elsewhere).map(|key| key.vni));
+        networks.extend(self.flood.tracker.pending_upserts().map(|(key, _)| key.vni));
         let routes = self.routes.tracker.pending_upserts();
         networks.extend(routes.map(|(key, _)| u32::from_be_bytes(key.prefix.vni)));
         let routers = self.fdb.tracker.pending_upserts().filter(|(_, value)| value.flags != 0);

@@ -14,13 +14,20 @@ use crate::{
 #[inline(always)]
 pub fn walk(ctx: &XdpContext, trace: &mut Trace) -> Outcome {
     match tunnel::ether_type(ctx) {
-        IPV4 => judge(ctx, trace, tunnel::outer_v4(ctx, trace), INNER_V4),
+        IPV4 => unpack(over_v4(ctx, trace)),
         IPV6 => unpack(over_v6(ctx, trace)),
         _ => Ok(Verdict::pass(Action::NotOurs)),
     }
 }
 
-/// Out of line, so that the common family's stack and registers are its own.
+/// Out of line, so that each family's stack and registers are its own.
+#[inline(never)]
+fn over_v4(ctx: &XdpContext, trace: &mut Trace) -> i64 {
+    let outer = tunnel::outer_v4(ctx, trace);
+    pack(judge(ctx, trace, outer, INNER_V4))
+}
+
+/// See [`over_v4`].
 #[inline(never)]
 fn over_v6(ctx: &XdpContext, trace: &mut Trace) -> i64 {
     let outer = tunnel::outer_v6(ctx, trace);

@@ -12,7 +12,7 @@ use fabric_common::{
 };
 
 use crate::{
-    foreign, host,
+    foreign, group, host,
     outcome::{Outcome, Trace, Verdict, pack, unpack},
     packet::{self, skb},
     port, settings,
@@ -28,6 +28,9 @@ const LINEAR: u32 = 54;
 #[inline(always)]
 pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
     let packed = stages_packed(ctx, trace);
+    if packed == COPIES_NEXT {
+        return Ok(group::deliver(ctx, trace));
+    }
     match packed & !NODE {
         ARP_NEXT => foreign::arp(ctx, trace.vni, packed as u32),
         ND_NEXT => foreign::nd(ctx, trace.vni, packed as u32),
@@ -40,12 +43,15 @@ pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
 const ARP_NEXT: i64 = 1 << 48;
 const ND_NEXT: i64 = 2 << 48;
 const ROUTER_NEXT: i64 = 3 << 48;
+/// Every port that wants a copy gets one.
+const COPIES_NEXT: i64 = 4 << 48;
 const NODE: i64 = 0xffff_ffff;
 
 /// Out of line, as in `from_container`: the stages have given their stack back when an answer is put together.
 #[inline(never)]
 fn stages_packed(ctx: &TcContext, trace: &mut Trace) -> i64 {
     match stages(ctx, trace) {
+        Ok(Arrival::Receiver(receiver)) if receiver.group => COPIES_NEXT,
         Ok(Arrival::Receiver(receiver)) => {
             port::count_ingress(receiver.slot, trace.segments, trace.length);
             pack(Ok(if receiver.host { host::deliver(receiver.ifindex) } else { deliver(ctx, receiver.ifindex) }))

@@ -14,6 +14,8 @@ pub struct Foreign<'a> {
     pub device: &'a str,
     /// Further fields of its Node object, in YAML's flow style, each behind a comma.
     pub node: &'a str,
+    /// Further arguments for the network.
+    pub network: &'a [&'a str],
     /// Further arguments of the agent.
     pub agent: &'a [&'a str],
     /// UDP port of VXLAN.
@@ -24,7 +26,7 @@ pub struct Foreign<'a> {
 
 impl Default for Foreign<'_> {
     fn default() -> Self {
-        Self { over_v6: false, device: "", node: "", agent: &[], port: 4789, hosts: 2 }
+        Self { over_v6: false, device: "", node: "", network: &[], agent: &[], port: 4789, hosts: 2 }
     }
 }
 
@@ -37,7 +39,7 @@ pub fn lab(id: &str, foreign: &Foreign<'_>) -> Result<(Container, Container, Lab
     let mut lab = Lab::with(id, &Options { hosts: foreign.hosts, agents: false, agent_args })?;
     lab.host_mut(1).start_agent()?;
     let network = ["network", "create", "n1", "--subnet", "192.168.10.0/24", "--subnet", "fd00:10::/64"];
-    lab.host(1).fabric(&[&network, &["--vni", "100"][..]].concat())?;
+    lab.host(1).fabric(&[&network, &["--vni", "100"][..], foreign.network].concat())?;
     let a = lab.container(1, "a")?;
     let own = lab.host(1).attach(&a, "a", "n1", &["--ip", "192.168.10.11", "--ip", "fd00:10::11"])?;
     let own_mac = own.spec.mac.context("a MAC")?;

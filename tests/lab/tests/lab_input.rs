@@ -108,12 +108,6 @@ fn the_cli_refuses_what_is_wrong_and_changes_nothing() -> Result<()> {
         ),
         ("no room for an MTU", own(create(&["x", "--subnet", "10.0.0.0/16", "--mtu", "60"])), 1, vec!["mtu"]),
         (
-            "--multicast",
-            own(create(&["x", "--subnet", "10.0.0.0/16", "--multicast"])),
-            1,
-            vec!["--multicast is not available"],
-        ),
-        (
             "--allow-from",
             own(create(&["x", "--subnet", "10.0.0.0/16", "--allow-from", "nope"])),
             1,

@@ -39,7 +39,7 @@ pub fn class(action: Action) -> Class {
         Action::Local | Action::Remote | Action::Answered | Action::ViaDevice | Action::Fragment => {
             Class::Sent
         }
-        Action::Absorbed => Class::Absorbed,
+        Action::Absorbed | Action::Replicated => Class::Absorbed,
         Action::NotOurs
         | Action::OuterFragment
         | Action::OuterOptions
@@ -50,7 +50,11 @@ pub fn class(action: Action) -> Class {
         | Action::UdpGso
         | Action::HostGso
         | Action::Foreign => Class::Stack,
-        Action::ReservedBits | Action::IcmpError | Action::Routed => Class::Beside,
+        Action::ReservedBits
+        | Action::IcmpError
+        | Action::Routed
+        | Action::CopyLocal
+        | Action::CopyRemote => Class::Beside,
     }
 }
 

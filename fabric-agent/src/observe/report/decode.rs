@@ -29,7 +29,7 @@ pub(super) fn value(spec: &MapSpec, bytes: &[u8]) -> Value {
             let each = spec.sizes.1.next_multiple_of(8).max(8);
             bytes.chunks(each).map(|cpu| one(&cpu[..spec.sizes.1.min(cpu.len())])).collect()
         }
-        MapKind::Hash | MapKind::Array | MapKind::LpmTrie | MapKind::RingBuf => one(bytes),
+        MapKind::Hash | MapKind::LruHash | MapKind::Array | MapKind::LpmTrie | MapKind::RingBuf => one(bytes),
     }
 }
 

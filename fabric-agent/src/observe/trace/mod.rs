@@ -318,7 +318,10 @@ impl Words<'_> {
             | Stage::Size
             | Stage::Device
             | Stage::InnerFrame
-            | Stage::Decapsulated => None,
+            | Stage::Decapsulated
+            | Stage::Group
+            | Stage::CopyLocal
+            | Stage::CopyRemote => None,
         };
         detail.map_or_else(plain, |detail| format!("{} ({detail})", plain().trim_end_matches('.')))
     }

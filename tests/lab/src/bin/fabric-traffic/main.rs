@@ -7,6 +7,7 @@
 mod common;
 mod exact;
 mod frame;
+mod group;
 mod probe;
 mod spoof;
 mod tcp;
@@ -196,6 +197,35 @@ enum Command {
         #[command(flatten)]
         common: Common,
     },
+    /// Count the UDP datagrams to a multicast group, which is joined, or to a broadcast address.
+    GroupSink {
+        /// The group and the port, as 239.1.1.1:5000.
+        #[arg(long)]
+        group: SocketAddr,
+        /// Where the group is joined.
+        #[arg(long, default_value = "eth0")]
+        ifname: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Send UDP datagrams to a multicast group or a broadcast address.
+    GroupSend {
+        /// The group and the port.
+        #[arg(long)]
+        to: SocketAddr,
+        /// Where they go out.
+        #[arg(long, default_value = "eth0")]
+        ifname: String,
+        /// Payload, bytes.
+        #[arg(long, default_value_t = 64)]
+        size: usize,
+        /// Number of datagrams.
+        #[arg(long, default_value_t = 8)]
+        count: u32,
+        /// Let the kernel cut sends of four datagrams (UDP_SEGMENT).
+        #[arg(long)]
+        gso: bool,
+    },
     /// Send a frame, given in hexadecimal digits, through a packet socket.
     Frame {
         /// Interface.
@@ -251,6 +281,8 @@ fn run(command: Command) -> Result<serde_json::Value> {
             exact::udp_send(to, &exact::sizes(&sizes)?, gso, pause, common.begin()?)
         }
         Command::Flows { to, count, common } => exact::flows(to, count, common.begin()?),
+        Command::GroupSink { group, ifname, common } => group::sink(group, &ifname, common.begin()?),
+        Command::GroupSend { to, ifname, size, count, gso } => group::send(to, &ifname, size, count, gso),
         Command::Frame { ifname, hex, count } => {
             ensure!(count <= 10_000, "--count {count} is more than 10000");
             frame::send(&ifname, &hex, count)
