@@ -1,7 +1,8 @@
 //! Fabric's agent. State flows one way: front doors ([`api`], [`manifests`]) call [`service`], which writes the
 //! [`store`]; [`plan`] turns the store's content and this node's facts into the exact content of every map and every
 //! link (pure: no I/O, no clock); [`reconcile`] makes the kernel equal to that through its drivers, [`dataplane`]
-//! (maps, programs) and [`kernel`] (links, addresses, routes). [`observe`] reads back what the kernel saw.
+//! (maps, programs) and [`kernel`] (links, addresses, routes). [`observe`] reads back what the kernel saw,
+//! [`probe`] asks other nodes' agents what their paths carry.
 
 pub mod api;
 pub mod config;
@@ -12,6 +13,7 @@ pub mod manifests;
 pub mod model;
 pub mod observe;
 pub mod plan;
+pub mod probe;
 pub mod reconcile;
 pub mod service;
 pub mod store;

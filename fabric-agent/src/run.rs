@@ -17,6 +17,7 @@ use fabric_agent::{
         report::Reporter,
     },
     plan::desired::PlanSettings,
+    probe,
     reconcile::{Handle, KernelLinks, Reconciler, Settings},
     service::{Kernel, Service, ServiceSettings},
     store::{EmbeddedStore, Fresh, Store},
@@ -100,6 +101,9 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
     let reporter = Reporter::new(inspector, hub.clone(), log);
     tokio::spawn(pump_captured(dropped, captures.clone()));
     tokio::spawn(name_events(Arc::clone(&store), service.clone(), hub.clone()));
+    if let Some(port) = config.probe_port {
+        tokio::spawn(probe::run(port, handle.clone()));
+    }
     for feature in features.iter().filter(|feature| !feature.available) {
         tracing::info!("this kernel has no {}: {}", feature.name, feature.note);
     }

@@ -78,10 +78,13 @@ pub struct NodeStatus {
     pub uplinks: Vec<String>,
     /// Largest inner packet toward it, bytes; 0 if it can't be reached.
     pub mtu: u16,
-    /// Underlay MTU of the path to it where it is smaller than the uplink's, bytes: the route's, or what routers have said in
-    /// the last ten minutes.
+    /// Underlay MTU of the path to it where it is smaller than the uplink's, bytes: the route's, what routers have said in
+    /// the last ten minutes, or what probes found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_mtu: Option<u32>,
+    /// MTU of its uplink where it is known to differ from that of ours, bytes. Only agents that probe know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_mtu: Option<u32>,
     /// Endpoints that live there.
     pub endpoints: u32,
     /// How far it is.

@@ -40,6 +40,9 @@ const COLUMNS: &[Column<Node>] = &[
     Column::new("MTU", |node| status(node, mtu)),
     Column::new("ENDPOINTS", |node| status(node, |status| status.endpoints.to_string())),
     Column::new("STATE", |node| status(node, |status| output::state(status.state, &status.reason))),
+    Column::wide("PEER-MTU", |node| {
+        status(node, |status| status.peer_mtu.map_or_else(String::new, |mtu| mtu.to_string()))
+    }),
     Column::wide("UDP-CHECKSUM", |node| if node.spec.udp_checksum { "computed" } else { "zero" }.to_owned()),
     Column::wide("ID", |node| status(node, |status| status.id.to_string())),
     Column::wide("OWNER", |node| node.metadata.owner.clone()),

@@ -124,6 +124,7 @@ impl Stage {
         let facts = NodeFacts {
             node: host.name.to_owned(),
             routes: HOSTS.iter().flat_map(|h| FAMILIES.map(|family| (h.underlay(family), route))).collect(),
+            peers: BTreeMap::new(),
             ports: ports(&cluster, host),
             uplinks: vec![uplink],
             vxlan_ifindex: Some(vxlan),

@@ -73,6 +73,9 @@ pub struct Settings {
     /// UDP port of VXLAN [default: 4789]
     #[arg(long, global = true, value_name = "PORT", env = "FABRIC_VXLAN_PORT")]
     pub vxlan_port: Option<u16>,
+    /// UDP port, the same on all hosts, on which the paths to other VTEPs are probed, for where ICMP is filtered [default: none]
+    #[arg(long, global = true, value_name = "PORT", env = "FABRIC_PROBE_PORT")]
+    pub probe_port: Option<u16>,
     /// DSCP of outer headers: 0 to 63, or "copy" to take over that of the inner packet [default: 0]
     #[arg(long, global = true, value_name = "DSCP", env = "FABRIC_DSCP")]
     #[serde(deserialize_with = "number_or_text")]
@@ -129,6 +132,7 @@ impl Settings {
             underlay: list(self.underlay, other.underlay),
             vtep: list(self.vtep, other.vtep),
             vxlan_port: self.vxlan_port.or(other.vxlan_port),
+            probe_port: self.probe_port.or(other.probe_port),
             dscp: self.dscp.or(other.dscp),
             uplink_mode: self.uplink_mode.or(other.uplink_mode),
             manifests: self.manifests.or(other.manifests),

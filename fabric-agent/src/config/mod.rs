@@ -50,6 +50,8 @@ pub struct Config {
     pub vteps: Vec<IpAddr>,
     /// UDP port of VXLAN, not 0.
     pub vxlan_port: u16,
+    /// UDP port of probes of the paths to other VTEPs, not 0; none: nothing is probed.
+    pub probe_port: Option<u16>,
     /// DSCP of outer headers.
     pub dscp: Dscp,
     /// Whether XDP is used on the uplinks.
@@ -107,6 +109,7 @@ impl Config {
             underlay: underlay(settings.underlay)?,
             vteps: vteps(settings.vtep)?,
             vxlan_port: port(settings.vxlan_port)?,
+            probe_port: probe_port(settings.probe_port, settings.vxlan_port)?,
             dscp: dscp(settings.dscp.as_deref())?,
             uplink_mode: settings.uplink_mode.unwrap_or_default(),
             manifests: settings.manifests.map(|path| absolute("manifests", path)).transpose()?,
@@ -192,6 +195,16 @@ fn vteps(addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, ConfigError> {
 fn port(given: Option<u16>) -> Result<u16, ConfigError> {
     match given.unwrap_or(DEFAULT_PORT) {
         0 => fail("--vxlan-port 0 is not a port: use 1 to 65535, usually 4789".to_owned()),
+        port => Ok(port),
+    }
+}
+
+fn probe_port(given: Option<u16>, vxlan: Option<u16>) -> Result<Option<u16>, ConfigError> {
+    match given {
+        Some(0) => fail("--probe-port 0 is not a port: use 1 to 65535, or leave it out".to_owned()),
+        Some(port) if port == vxlan.unwrap_or(DEFAULT_PORT) => {
+            fail(format!("--probe-port {port} is the port of VXLAN: use another one, the same on all hosts"))
+        }
         port => Ok(port),
     }
 }

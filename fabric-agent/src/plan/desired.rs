@@ -40,6 +40,8 @@ pub struct NodeFacts {
     pub access: BTreeMap<String, u32>,
     /// For each remote VTEP address: the route that the kernel chooses, absent if there is none.
     pub routes: BTreeMap<IpAddr, RouteFacts>,
+    /// What probes of remote VTEP addresses found out.
+    pub peers: BTreeMap<IpAddr, PeerFacts>,
     /// Whether XDP was chosen for an uplink, by interface index.
     pub xdp: BTreeSet<u32>,
 }
@@ -51,6 +53,15 @@ pub struct RouteFacts {
     pub ifindex: u32,
     /// MTU of the path where the kernel knows one, bytes: that of the route, or what routers have said since.
     pub mtu: Option<u32>,
+}
+
+/// What probes found out about another VTEP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerFacts {
+    /// MTU of the path there, bytes.
+    pub path_mtu: Option<u32>,
+    /// MTU of the uplink at the other side, bytes, as that node's agent says.
+    pub uplink_mtu: Option<u32>,
 }
 
 /// One underlay interface.

@@ -22,7 +22,7 @@ mod tests;
 
 pub use access::access_conflict;
 pub use networks::{check_mtu, network_id, network_mtu, underlay_mtu};
-pub use nodes::{node_ids, toward};
+pub use nodes::{node_ids, path_floor, toward};
 
 use desired::{Desired, NodeFacts, PlanSettings};
 

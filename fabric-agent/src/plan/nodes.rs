@@ -107,6 +107,8 @@ pub struct Pair<'a> {
     pub remote: IpAddr,
     /// MTU of the path, if it is smaller than the uplink's, bytes.
     pub path_mtu: Option<u32>,
+    /// MTU of the other side's uplink, if it is known to differ from ours, bytes.
+    pub peer_mtu: Option<u32>,
 }
 
 impl Pair<'_> {
@@ -118,13 +120,14 @@ impl Pair<'_> {
 
 /// The least that is believed of a path, bytes: what every IPv6 link carries (RFC 8200 section 5), and what every IPv4 host
 /// takes (RFC 1122 section 3.3.3). Whoever says less wants to do harm, or is a link on which nothing would work.
-fn path_floor(over_v6: bool) -> u32 {
+pub fn path_floor(over_v6: bool) -> u32 {
     if over_v6 { MTU_MIN_V6.into() } else { 576 }
 }
 
 /// The MTU of a path where it is smaller than the uplink's, bytes.
-fn path_mtu(uplink: &UplinkFacts, route: &RouteFacts, over_v6: bool) -> Option<u32> {
-    route.mtu.map(|mtu| mtu.max(path_floor(over_v6))).filter(|mtu| *mtu < uplink.mtu)
+fn path_mtu(uplink: &UplinkFacts, route: &RouteFacts, probed: Option<u32>, over_v6: bool) -> Option<u32> {
+    let smallest = route.mtu.into_iter().chain(probed).min();
+    smallest.map(|mtu| mtu.max(path_floor(over_v6))).filter(|mtu| *mtu < uplink.mtu)
 }
 
 /// Largest inner IP packet that fits an underlay MTU over IPv6 or IPv4, bytes.
@@ -162,8 +165,10 @@ fn via(remote: IpAddr, facts: &NodeFacts) -> Result<Pair<'_>, String> {
     };
     match uplink.vteps.iter().find(|own| own.is_ipv6() == remote.is_ipv6()) {
         Some(local) => {
-            let path_mtu = path_mtu(uplink, route, remote.is_ipv6());
-            Ok(Pair { uplink, local: *local, remote, path_mtu })
+            let peer = facts.peers.get(&remote).copied().unwrap_or_default();
+            let path_mtu = path_mtu(uplink, route, peer.path_mtu, remote.is_ipv6());
+            let peer_mtu = peer.uplink_mtu.filter(|mtu| *mtu != uplink.mtu);
+            Ok(Pair { uplink, local: *local, remote, path_mtu, peer_mtu })
         }
         None => {
             let family = if remote.is_ipv6() { "IPv6" } else { "IPv4" };

@@ -13,7 +13,7 @@ use fabric_common::{
 use proptest::prelude::*;
 
 use super::{
-    desired::{NodeFacts, RouteFacts, UplinkFacts},
+    desired::{NodeFacts, PeerFacts, RouteFacts, UplinkFacts},
     *,
 };
 use crate::model::Dscp;
@@ -82,6 +82,7 @@ fn facts(ports: &[(&str, u32)]) -> NodeFacts {
         frag: Some((4, 5)),
         ports: ports.iter().map(|(name, index)| ((*name).to_owned(), *index)).collect(),
         routes: BTreeMap::from([(ip("192.0.2.2"), ROUTE), (ip("192.0.2.3"), ROUTE)]),
+        peers: BTreeMap::new(),
         xdp: BTreeSet::new(),
         access: BTreeMap::new(),
     }

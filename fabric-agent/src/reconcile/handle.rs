@@ -1,8 +1,12 @@
 //! What others see of the reconciler: wait until something is programmed, ask for a pass, read the state.
 
-use std::sync::{
-    Arc, PoisonError, RwLock,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use fabric_api::status::{EndpointCounters, ReconcileStatus, State, Status, UplinkStatus};
@@ -15,7 +19,11 @@ use super::{
     pass::Engine,
     report::Report,
 };
-use crate::{dataplane::Counters, plan::desired::NodeFacts, service::Kernel};
+use crate::{
+    dataplane::Counters,
+    plan::desired::{NodeFacts, PeerFacts},
+    service::Kernel,
+};
 
 /// What the last pass found.
 struct Published {
@@ -40,6 +48,7 @@ pub(super) struct Shared {
     trigger: mpsc::Sender<()>,
     counters: Option<Counters>,
     ready: AtomicBool,
+    peers: RwLock<BTreeMap<IpAddr, PeerFacts>>,
 }
 
 impl Shared {
@@ -65,11 +74,16 @@ impl Shared {
             trigger,
             counters,
             ready: AtomicBool::new(false),
+            peers: RwLock::default(),
         }
     }
 
     pub(super) fn sources_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
+    }
+
+    pub(super) fn peers(&self) -> BTreeMap<IpAddr, PeerFacts> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn publish<L: Links, D: Datapath>(
@@ -136,6 +150,25 @@ impl Handle {
         let mut done = self.shared.done.subscribe();
         // The loop is gone only when the agent stops.
         let _ = done.wait_for(|done| done.complete).await;
+    }
+
+    /// Says what probes of other VTEPs have found; asks for a pass if that is new.
+    pub fn set_peers(&self, peers: BTreeMap<IpAddr, PeerFacts>) {
+        let mut known = self.shared.peers.write().unwrap_or_else(PoisonError::into_inner);
+        if *known == peers {
+            return;
+        }
+        for (vtep, peer) in peers.iter().filter(|(vtep, peer)| known.get(vtep) != Some(peer)) {
+            if let Some(mtu) = peer.path_mtu {
+                tracing::info!("probes find that the path to {vtep} carries {mtu} bytes");
+            }
+            if let Some(mtu) = peer.uplink_mtu {
+                tracing::info!("the uplink of {vtep} has an MTU of {mtu} bytes");
+            }
+        }
+        *known = peers;
+        drop(known);
+        self.trigger();
     }
 
     /// Asks for a pass that compares everything, soon.

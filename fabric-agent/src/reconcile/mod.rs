@@ -147,6 +147,7 @@ impl<L: Links, D: Datapath> Reconciler<L, D> {
             return false;
         };
         let mode = Mode { in_sync: ready && read.is_none(), full };
+        self.engine.facts.peers = self.shared.peers();
         let report = self.engine.pass(cluster, mode).await;
         let mut status = self.engine.account.status().clone();
         status.errors.extend(read);

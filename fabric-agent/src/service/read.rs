@@ -248,6 +248,7 @@ impl View<'_> {
             status.uplinks = vec![pair.uplink.name.clone()];
             status.mtu = pair.mtu();
             status.path_mtu = pair.path_mtu;
+            status.peer_mtu = pair.peer_mtu;
         }
         Node { status: Some(status), ..node }
     }

@@ -132,6 +132,16 @@ fn the_path_to_a_node_limits_what_is_sent_there_and_nothing_else() {
         assert_eq!(problem(least), None);
         assert!(problem(least - 1).is_some_and(|text| text.contains("IPv6 needs 1280")), "{to}");
     }
+    // The smaller of what routers say and what probes find.
+    for (said, probed, counts) in [(None, 1400, 1400), (Some(1400), 1450, 1400), (Some(1450), 1400, 1400)] {
+        let mut facts = facts_of_both();
+        facts.routes.insert(ip("192.0.2.2"), RouteFacts { ifindex: 2, mtu: said });
+        let found = PeerFacts { path_mtu: Some(probed), uplink_mtu: Some(9000) };
+        facts.peers.insert(ip("192.0.2.2"), found);
+        let pair = toward(&[ip("192.0.2.2")], &facts).unwrap();
+        assert_eq!((pair.mtu(), pair.path_mtu), (counts - 50, Some(counts.into())));
+        assert_eq!(pair.peer_mtu, Some(9000), "it differs from 1500");
+    }
     // Nobody is believed who says less than any path carries.
     for ((to, overhead), floor) in [(v4, 576), (v6, 1280)] {
         for said in [0, 1, 68, floor - 1, floor] {
