@@ -248,11 +248,16 @@ pub struct NamedPort {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Attachment {
-    /// Path of the network namespace (a bind mount, or `/proc/PID/ns/net`).
+    /// Path of the network namespace (a bind mount, or `/proc/PID/ns/net`). With `engine`, where the engine will make it; empty
+    /// until it has said so.
     pub netns: String,
     /// Inode number of the namespace when it was attached, so that a reused process number is noticed; set by the agent.
     #[serde(default)]
     pub netns_inode: u64,
-    /// Interface name inside, 1 to 15 characters.
+    /// Interface name inside, 1 to 15 characters. With `engine`, the name under which the interface waits in the host's namespace.
     pub ifname: String,
+    /// The process of the container engine that moves the interface into the container and sets it up there by itself, as Docker
+    /// does. Absent: the agent does both. Set by the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<String>,
 }

@@ -129,6 +129,7 @@ fn endpoint() -> Endpoint {
                 netns: "/run/netns/x".to_owned(),
                 netns_inode: 1,
                 ifname: "eth0".to_owned(),
+                engine: None,
             }),
         },
         status: Some(EndpointStatus {

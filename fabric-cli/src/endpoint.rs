@@ -188,6 +188,7 @@ async fn attach(client: &Client, args: AttachArgs) -> anyhow::Result<()> {
                 netns: netns(args.netns, args.pid)?,
                 netns_inode: 0,
                 ifname: args.ifname,
+                engine: None,
             }),
             ..EndpointSpec::default()
         },

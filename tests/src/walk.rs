@@ -130,6 +130,7 @@ impl Stage {
             vxlan_ifindex: Some(vxlan),
             frag: Some(frag(host)),
             xdp: BTreeSet::new(),
+            plugged: BTreeSet::new(),
             access: access(&cluster),
         };
         let settings = PlanSettings { vxlan_port: VXLAN_PORT, events_per_second: EVENTS_PER_SECOND, dscp };

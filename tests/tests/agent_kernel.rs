@@ -55,6 +55,7 @@ fn port(container: &Container) -> PortLink {
     PortLink {
         endpoint: "web".to_owned(),
         host_ifname: "fab0123456789ab".to_owned(),
+        engine: false,
         netns: container.path.clone(),
         netns_inode: container.inode,
         ifname: "eth0".to_owned(),
@@ -92,6 +93,41 @@ fn a_port_is_made_down_marked_and_then_set_up() {
         host.delete_link(index).await.expect("gone");
         host.delete_link(index).await.expect("absent is success");
         assert_eq!(inside.link("eth0").await.expect("a look"), None);
+    });
+}
+
+#[test]
+fn a_port_for_an_engine_waits_on_the_host_until_the_engine_moves_it() {
+    on_a_host(|| async {
+        let container = Container::new();
+        let port = PortLink {
+            engine: true,
+            netns: String::new(),
+            netns_inode: 0,
+            ifname: "fap0123456789ab".to_owned(),
+            ..port(&container)
+        };
+        let host = Netlink::new().expect("a socket");
+        let index = host.create_port(&port).await.expect("a veth");
+        let link = host.link(&port.host_ifname).await.expect("a look").expect("it exists");
+        assert!(!link.peer_elsewhere && link.endpoint() == Some("web"));
+        let far = host.link(&port.ifname).await.expect("a look").expect("it waits here");
+        assert_eq!((far.mac, far.mtu, far.up, far.index), (port.mac, 1450, false, link.peer));
+        container_side_up(&port, index).await.expect("nothing to do");
+        assert!(
+            !host.link(&port.ifname).await.expect("a look").expect("it exists").up,
+            "that is the engine's"
+        );
+        // As the engine does.
+        let moved = std::process::Command::new("ip")
+            .args(["link", "set", &port.ifname, "netns", &container.path])
+            .status()
+            .expect("ip starts");
+        assert!(moved.success());
+        let link = host.link(&port.host_ifname).await.expect("a look").expect("it exists");
+        assert!(link.peer_elsewhere);
+        host.delete_link(index).await.expect("gone");
+        assert_eq!(host.link(&port.ifname).await.expect("a look"), None, "both sides go");
     });
 }
 

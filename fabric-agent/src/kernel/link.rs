@@ -29,6 +29,8 @@ pub struct Link {
     pub mac: Mac,
     /// Interface index of the other side of a veth, in the namespace that it is in; 0 if there is none.
     pub peer: u32,
+    /// Whether that other side is in another namespace.
+    pub peer_elsewhere: bool,
     /// Whether it is set up (administratively).
     pub up: bool,
     /// Whether it has a carrier: of a veth, whether both sides are up.
@@ -64,6 +66,7 @@ impl Default for Link {
             mtu: 0,
             mac: Mac::ZERO,
             peer: 0,
+            peer_elsewhere: false,
             up: false,
             running: false,
             loopback: false,
@@ -201,6 +204,9 @@ fn from_message(message: &LinkMessage) -> Link {
             link.alias.clone_from(alias);
         } else if let LinkAttribute::Link(peer) = attribute {
             link.peer = *peer;
+        } else if let LinkAttribute::LinkNetNsId(_) = attribute {
+            // The kernel gives it only where the other side is in another namespace.
+            link.peer_elsewhere = true;
         } else if let LinkAttribute::Mtu(mtu) = attribute {
             link.mtu = *mtu;
         } else if let LinkAttribute::GsoMaxSegs(segments) = attribute {

@@ -46,6 +46,11 @@ pub enum KernelError {
         /// Path of the namespace.
         path: String,
     },
+    /// The interface that a container engine took is gone, and its container with it.
+    #[error(
+        "its interface is gone, and its container with it; it goes once the engine removes it, or has ended"
+    )]
+    InterfaceGone,
     /// The namespace of a container can't be opened.
     #[error("its namespace {path} can't be opened: {source}")]
     NamespaceClosed {
@@ -110,6 +115,7 @@ impl KernelError {
             Self::Refused { source, .. } | Self::NamespaceClosed { source, .. } => source.raw_os_error(),
             Self::Netlink { .. }
             | Self::NamespaceGone { .. }
+            | Self::InterfaceGone
             | Self::OutOfReach { .. }
             | Self::NotANamespace { .. }
             | Self::InterfaceExists { .. }

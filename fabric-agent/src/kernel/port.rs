@@ -4,6 +4,9 @@
 //! inside the namespace from the start, under its final name and MAC, so that nothing of it is ever seen on the host;
 //! then programs are attached and rows written; [`Netlink::host_side_up`]; and last [`container_side_up`], from when
 //! on the container can send. A port that is not finished can't pass a packet.
+//!
+//! A container engine of Docker's kind wants the far side in the host's namespace, and moves it and sets it up by itself. It is made
+//! there, down, and [`container_side_up`] is left to the engine.
 
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
@@ -18,16 +21,23 @@ impl Netlink {
     /// # Errors
     /// If the namespace is gone, has an interface of that name, or the kernel refuses.
     pub async fn create_port(&self, port: &PortLink) -> Result<u32, KernelError> {
-        let netns = Netns::open_same(&port.netns, port.netns_inode)?;
-        if netns.netlink()?.link(&port.ifname).await?.is_some() {
-            return Err(KernelError::InterfaceExists { path: port.netns.clone(), name: port.ifname.clone() });
-        }
-        let peer = LinkMessageBuilder::<LinkUnspec>::default()
+        let mut peer = LinkMessageBuilder::<LinkUnspec>::default()
             .name(&port.ifname)
-            .setns_by_fd(netns.raw_fd())
             .address(port.mac.bytes.to_vec())
-            .append_extra_attribute(LinkAttribute::Mtu(u32::from(port.mtu)))
-            .build();
+            .append_extra_attribute(LinkAttribute::Mtu(u32::from(port.mtu)));
+        // Open until the veth is made.
+        let netns;
+        if !port.engine {
+            netns = Netns::open_same(&port.netns, port.netns_inode)?;
+            if netns.netlink()?.link(&port.ifname).await?.is_some() {
+                return Err(KernelError::InterfaceExists {
+                    path: port.netns.clone(),
+                    name: port.ifname.clone(),
+                });
+            }
+            peer = peer.setns_by_fd(netns.raw_fd());
+        }
+        let peer = peer.build();
         let pair = LinkVeth::new(&port.host_ifname, &port.ifname)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
             .append_extra_attribute(LinkAttribute::Mtu(u32::from(port.mtu)))
@@ -64,11 +74,15 @@ impl Netlink {
 }
 
 /// Gives the container its interface: MTU, addresses, up, and default routes of those families that have none. What is
-/// there already is left alone, so doing it again is harmless. `host` is the index of the host side.
+/// there already is left alone, so doing it again is harmless. `host` is the index of the host side. Does nothing where a container
+/// engine does all that.
 ///
 /// # Errors
 /// If the namespace is gone, the veth leads elsewhere, or the kernel refuses.
 pub async fn container_side_up(port: &PortLink, host: u32) -> Result<(), KernelError> {
+    if port.engine {
+        return Ok(());
+    }
     let netns = Netns::open_same(&port.netns, port.netns_inode)?;
     let inside = netns.netlink()?;
     // By its peer, not by its name: a container may rename its interfaces.

@@ -105,6 +105,10 @@ pub fn check_fields(object: &object::Endpoint) -> Result<(), ModelError> {
 
 fn check_attachment(attachment: &Attachment) -> Result<(), ModelError> {
     check_ifname(&attachment.ifname)?;
+    let unknown_yet = attachment.engine.is_some() && attachment.netns.is_empty();
+    if unknown_yet {
+        return Ok(());
+    }
     if !attachment.netns.starts_with('/') || attachment.netns.contains('\0') {
         refuse!("network namespace path {:?} is not valid: give an absolute path", attachment.netns);
     }

@@ -65,6 +65,11 @@ pub fn host_ifname(endpoint: &str) -> String {
     format!("fab{:012x}", fnv(FNV_BASIS, endpoint.as_bytes()) & 0xffff_ffff_ffff)
 }
 
+/// The name under which the other side of such a veth waits for a container engine: `fap` and the same digits.
+pub fn waiting_ifname(endpoint: &str) -> String {
+    format!("fap{:012x}", fnv(FNV_BASIS, endpoint.as_bytes()) & 0xffff_ffff_ffff)
+}
+
 /// The name of the port side of a network's access port: `fah` and 12 hexadecimal digits of a hash of the network's name.
 pub fn access_port_ifname(network: &str) -> String {
     format!("fah{:012x}", fnv(FNV_BASIS, network.as_bytes()) & 0xffff_ffff_ffff)
@@ -105,6 +110,7 @@ mod tests {
     fn interface_names_fit() {
         assert_eq!(host_ifname("web").len(), 15);
         assert_ne!(host_ifname("web"), host_ifname("web2"));
+        assert_eq!(waiting_ifname("web").len(), 15);
         assert_eq!((access_ifname("blue").len(), access_port_ifname("blue").len()), (15, 15));
     }
 }

@@ -47,9 +47,13 @@ pub fn capacity(subnet: &Subnet) -> u128 {
     last - first
 }
 
-/// The first free address at or after `start`, round the subnet once.
-fn probe(subnet: &Subnet, start: u128, taken: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
-    let (first, last) = host_range(subnet.net);
+/// The first free address at or after `start`, round the range once.
+fn probe(
+    subnet: &Subnet,
+    (first, last): (u128, u128),
+    start: u128,
+    taken: impl Fn(IpAddr) -> bool,
+) -> Option<IpAddr> {
     let free = |number: &u128| {
         let address = to_address(subnet.net, *number);
         address != subnet.gateway && !taken(address)
@@ -69,11 +73,7 @@ pub fn allocate(
     last: Option<IpAddr>,
 ) -> Result<IpAddr, ModelError> {
     let (first, end) = host_range(subnet.net);
-    let start = match last.filter(|last| subnet.net.contains(last)).map(to_number) {
-        Some(last) if (first..end).contains(&last) => last + 1,
-        _ => first,
-    };
-    match probe(subnet, start, |a| used.contains_key(&a)) {
+    match probe(subnet, (first, end), start(first, end, last), |a| used.contains_key(&a)) {
         Some(address) => Ok(address),
         None => {
             let inside = used.keys().filter(|a| subnet.net.contains(*a)).count();
@@ -84,6 +84,43 @@ pub fn allocate(
                 capacity(subnet)
             )
         }
+    }
+}
+
+/// As [`allocate`], from the part `range` of the subnet alone.
+///
+/// # Errors
+/// As [`allocate`].
+pub fn allocate_within(
+    network: &Network,
+    subnet: &Subnet,
+    range: IpNet,
+    used: &BTreeMap<IpAddr, String>,
+    last: Option<IpAddr>,
+) -> Result<IpAddr, ModelError> {
+    if range == subnet.net {
+        return allocate(network, subnet, used, last);
+    }
+    let (first, end) = host_range(subnet.net);
+    let first = first.max(to_number(range.network()));
+    let end = end.min(to_number(range.broadcast()));
+    if first > end || !subnet.net.contains(&range) {
+        refuse!("range {range} has no usable address of subnet {}: choose another one", subnet.net);
+    }
+    match probe(subnet, (first, end), start(first, end, last), |a| used.contains_key(&a)) {
+        Some(address) => Ok(address),
+        None => refuse!(
+            "range {range} of network {} is exhausted: all of its addresses are in use; remove a container, or create the network with a larger range",
+            network.name
+        ),
+    }
+}
+
+/// Where to look first: behind the address that was given away last.
+fn start(first: u128, end: u128, last: Option<IpAddr>) -> u128 {
+    match last.map(to_number) {
+        Some(last) if (first..end).contains(&last) => last + 1,
+        _ => first,
     }
 }
 
@@ -111,7 +148,7 @@ pub fn check_chosen(
 pub fn node_address(subnet: &Subnet, node: &str, used: &BTreeSet<IpAddr>) -> Option<IpAddr> {
     let (first, last) = host_range(subnet.net);
     let start = first + u128::from(fnv(FNV_BASIS, node.as_bytes())) % (last - first + 1);
-    probe(subnet, start, |a| used.contains(&a))
+    probe(subnet, (first, last), start, |a| used.contains(&a))
 }
 
 #[cfg(test)]
@@ -153,6 +190,26 @@ mod tests {
         }
         let text = allocate(&network, &subnet, &used, last).unwrap_err().to_string();
         assert!(text.contains("10.0.0.0/29") && text.contains("5 of 5"), "{text}");
+    }
+
+    #[test]
+    fn a_range_is_kept_to_and_walked_round() {
+        let network = network("10.0.0.0/24");
+        let subnet = network.subnets[0];
+        let range = "10.0.0.252/30".parse().unwrap();
+        let mut used = BTreeMap::new();
+        let last =
+            |used: &BTreeMap<IpAddr, String>, last| allocate_within(&network, &subnet, range, used, last);
+        // 255 is the broadcast address.
+        for (after, got) in [(None, 252), (Some(252), 253), (Some(253), 254), (Some(254), 252)] {
+            let after = after.map(|n: u8| IpAddr::from([10, 0, 0, n]));
+            assert_eq!(last(&used, after).unwrap(), IpAddr::from([10, 0, 0, got]));
+        }
+        used.extend((252..255).map(|n: u8| (IpAddr::from([10, 0, 0, n]), "x".to_owned())));
+        let text = last(&used, None).unwrap_err().to_string();
+        assert!(text.contains("range 10.0.0.252/30 of network blue is exhausted"), "{text}");
+        let outside = allocate_within(&network, &subnet, "10.0.1.0/30".parse().unwrap(), &used, None);
+        assert!(outside.unwrap_err().to_string().contains("no usable address"));
     }
 
     #[test]

@@ -173,7 +173,11 @@ fn check_subnets(declared: &[IpNet], gateways: &[IpAddr]) -> Result<Vec<Subnet>,
     Ok(declared.iter().map(|net| Subnet { net: *net, gateway: gateway_of(net) }).collect())
 }
 
-fn check_subnet(net: IpNet) -> Result<(), ModelError> {
+/// Checks that a network may have such a subnet.
+///
+/// # Errors
+/// It has host bits, is too small or too large, or reserved.
+pub fn check_subnet(net: IpNet) -> Result<(), ModelError> {
     if net.addr() != net.network() {
         refuse!("subnet {net} has host bits set: write {}", net.trunc());
     }
@@ -221,7 +225,7 @@ fn check_usable(net: IpNet, address: IpAddr, what: &str) -> Result<(), ModelErro
 }
 
 /// The first address after the network address.
-fn first_usable(net: IpNet) -> IpAddr {
+pub fn first_usable(net: IpNet) -> IpAddr {
     match net.network() {
         IpAddr::V4(ip) => IpAddr::V4((u32::from(ip) + 1).into()),
         IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from(u128::from(ip) + 1)),

@@ -36,6 +36,8 @@ pub struct NodeFacts {
     pub frag: Option<(u32, u32)>,
     /// Interface index of the host side of each local endpoint's veth, by endpoint name, once it exists.
     pub ports: BTreeMap<String, u32>,
+    /// Local endpoints whose container side is not in the host's namespace.
+    pub plugged: BTreeSet<String>,
     /// Interface index of the port side of each network's access port, by network name, once it exists.
     pub access: BTreeMap<String, u32>,
     /// For each remote VTEP address: the route that the kernel chooses, absent if there is none.
@@ -163,6 +165,8 @@ pub struct PortLink {
     pub endpoint: String,
     /// Host side: name, at most 15 bytes, from a hash of the endpoint's name.
     pub host_ifname: String,
+    /// Whether a container engine moves the container side out of the host's namespace, where it is made, and sets it up.
+    pub engine: bool,
     /// Path of the container's namespace.
     pub netns: String,
     /// Its inode number when it was attached.

@@ -63,6 +63,7 @@ fn port_link(context: &Context<'_>, endpoint: &Endpoint, network: &Network) -> O
     Some(PortLink {
         endpoint: endpoint.name.clone(),
         host_ifname: ids::host_ifname(&endpoint.name),
+        engine: attachment.engine.is_some(),
         netns: attachment.netns.clone(),
         netns_inode: attachment.netns_inode,
         ifname: attachment.ifname.clone(),

@@ -84,6 +84,7 @@ fn facts(ports: &[(&str, u32)]) -> NodeFacts {
         routes: BTreeMap::from([(ip("192.0.2.2"), ROUTE), (ip("192.0.2.3"), ROUTE)]),
         peers: BTreeMap::new(),
         xdp: BTreeSet::new(),
+        plugged: BTreeSet::new(),
         access: BTreeMap::new(),
     }
 }

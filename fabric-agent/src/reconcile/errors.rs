@@ -24,7 +24,7 @@ pub(super) struct Errors {
 
 impl Errors {
     pub(super) fn endpoint(&mut self, name: &str, error: &KernelError) {
-        self.mendable |= !matches!(error, KernelError::NamespaceGone { .. });
+        self.mendable |= !matches!(error, KernelError::NamespaceGone { .. } | KernelError::InterfaceGone);
         self.endpoints.entry(name.to_owned()).or_insert_with(|| error.to_string());
     }
 

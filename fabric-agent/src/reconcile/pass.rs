@@ -158,6 +158,8 @@ impl<L: Links, D: Datapath> Engine<L, D> {
             .iter()
             .filter_map(|link| Some((link.endpoint()?.to_owned(), link.index)))
             .collect();
+        let elsewhere = observed.links.iter().filter(|link| link.peer_elsewhere);
+        self.facts.plugged = elsewhere.filter_map(|link| Some(link.endpoint()?.to_owned())).collect();
         self.facts.access =
             observed.links.iter().filter_map(|link| Some((link.access()?.to_owned(), link.index))).collect();
         match self.links.routes(cluster.remote_vteps(&self.facts.node)).await {

@@ -49,6 +49,11 @@ impl<L: Links, D: Datapath> Engine<L, D> {
                     continue;
                 }
             }
+            // The engine would not take another one: its container is gone.
+            if port.engine && self.finished.contains_key(name) {
+                errors.endpoint(name, &KernelError::InterfaceGone);
+                continue;
+            }
             let repair = self.finished.remove(name).is_some();
             match self.links.create_port(port).await {
                 Ok(_) if repair => {

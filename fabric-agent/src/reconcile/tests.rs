@@ -253,6 +253,32 @@ async fn a_veth_that_was_deleted_comes_back_as_one_repair() {
 }
 
 #[tokio::test]
+async fn what_an_engine_took_and_lost_is_not_made_again() {
+    let fake = Fake::default();
+    let mut engine = engine(&fake);
+    let mut cluster = cluster(&["web"]);
+    let attachment = cluster.endpoints.get_mut("web").and_then(|web| web.attachment.as_mut());
+    attachment.expect("attached").engine = Some("docker/unknown".to_owned());
+    let report = engine.pass(&cluster, SYNCED).await;
+    assert_eq!(state(&report, "web"), State::Ready);
+    // The engine takes it; its container ends without a word.
+    let port = |link: &crate::kernel::link::Link| link.endpoint().is_some();
+    fake.world().links.iter_mut().filter(|link| port(link)).for_each(|link| link.peer_elsewhere = true);
+    engine.pass(&cluster, SYNCED).await;
+    assert!(engine.facts.plugged.contains("web"));
+    fake.world().links.retain(|link| !port(link));
+    fake.world().journal.clear();
+    let report = engine.pass(&cluster, SYNCED).await;
+    assert_eq!(state(&report, "web"), State::Degraded);
+    assert!(
+        !fake.world().journal.iter().any(|step| step.starts_with("create")),
+        "{:?}",
+        fake.world().journal
+    );
+    assert!(engine.facts.plugged.is_empty() && engine.equal, "nothing is to be mended here");
+}
+
+#[tokio::test]
 async fn a_container_that_can_not_be_found_by_its_path_any_more_goes_on() {
     let fake = Fake::default();
     engine(&fake).pass(&cluster(&["web"]), SYNCED).await;

@@ -264,6 +264,26 @@ impl Draft {
         writes
     }
 
+    /// What a front door must remember, by a name that begins so.
+    pub(super) fn notes<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let own = self.cursors.iter().filter_map(|(k, v)| Some((k.as_str(), v.as_deref()?)));
+        let known = self.known_cursors.iter().filter(|(k, _)| !self.cursors.contains_key(*k));
+        let known = known.map(|(k, v)| (k.as_str(), v.as_str()));
+        own.chain(known).filter(move |(name, _)| name.starts_with(prefix))
+    }
+
+    /// Remembers something for a front door, or forgets it.
+    pub(super) fn note(&mut self, name: &str, value: Option<String>) {
+        if self.cursor(name) != value.as_deref() {
+            self.cursors.insert(name.to_owned(), value);
+        }
+    }
+
+    /// An object.
+    pub(super) fn get(&self, kind: &str, name: &str) -> Option<&Object> {
+        self.objects.get(&(kind.to_owned(), name.to_owned()))
+    }
+
     /// The newest position of an allocator.
     fn cursor(&self, name: &str) -> Option<&str> {
         match self.cursors.get(name) {
@@ -282,6 +302,12 @@ fn refuse_agent_fields(object: &Object, owner: &Owner) -> Result<(), ServiceErro
     };
     if status {
         return Err(ServiceError::invalid("status is set by the agent: take it out"));
+    }
+    if let Object::Endpoint(endpoint) = object
+        && endpoint.spec.attachment.as_ref().is_some_and(|a| a.engine.is_some())
+        && *owner != Owner::docker()
+    {
+        return Err(ServiceError::invalid("engine is set by the agent: take it out"));
     }
     let given = &object.metadata().owner;
     if !given.is_empty() && given != owner.as_str() {

@@ -13,6 +13,7 @@ use fabric_api::{
 };
 
 mod draft;
+mod engine;
 pub mod error;
 pub mod kernel;
 mod netns;
@@ -23,6 +24,7 @@ mod replace;
 mod tests;
 mod write;
 
+pub use engine::Part;
 pub use error::{ErrorKind, ServiceError};
 pub use kernel::Kernel;
 pub use owner::Owner;

@@ -21,6 +21,11 @@ impl Owner {
         Self(format!("manifests:{}", directory.display()))
     }
 
+    /// The Docker engines of this host.
+    pub fn docker() -> Self {
+        Self("docker".to_owned())
+    }
+
     /// As it is written into objects.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -39,6 +44,7 @@ impl Owner {
         let name = &object.metadata().name;
         let hint = match owner.strip_prefix("manifests:") {
             Some(directory) => format!("change the files in {directory}"),
+            None if owner == "docker" => "use `docker`".to_owned(),
             None => format!("use what created it ({owner})"),
         };
         Err(ServiceError::refused(format!("{kind} {name} belongs to {owner}: {hint}")))

@@ -144,7 +144,7 @@ impl Service {
 
     /// Waits until the kernel was brought up to a revision, with success or not, or until it takes too long. The store
     /// has it in any case, and later passes go on with it.
-    async fn settle(&self, revision: u64) {
+    pub(super) async fn settle(&self, revision: u64) {
         let _ = tokio::time::timeout(self.inner.timeout, self.inner.kernel.programmed(revision)).await;
     }
 

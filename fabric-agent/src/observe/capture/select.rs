@@ -203,6 +203,7 @@ mod tests {
                     netns: "/run/netns/x".to_owned(),
                     netns_inode: 1,
                     ifname: "eth0".to_owned(),
+                    engine: None,
                 }),
                 ..EndpointSpec::default()
             },

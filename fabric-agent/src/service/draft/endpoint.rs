@@ -127,11 +127,17 @@ impl Draft {
                 self.settings.node
             )));
         };
-        attachment.netns_inode = (self.resolve)(&attachment.netns)?;
+        // What an engine moves has no namespace yet.
+        attachment.netns_inode = match attachment.engine {
+            Some(_) => 0,
+            None => (self.resolve)(&attachment.netns)?,
+        };
         for object in self.objects.values() {
             let Object::Endpoint(other) = object else { continue };
             let Some(theirs) = &other.spec.attachment else { continue };
-            let same = theirs.netns_inode == attachment.netns_inode && theirs.ifname == attachment.ifname;
+            let same = theirs.netns_inode == attachment.netns_inode
+                && theirs.engine.is_some() == attachment.engine.is_some()
+                && theirs.ifname == attachment.ifname;
             if same && other.metadata.name != *name {
                 return Err(ServiceError::conflict(format!(
                     "interface {} in {} belongs to endpoint {}: choose another --ifname",
@@ -176,15 +182,16 @@ impl Draft {
         for address in &new.spec.addresses {
             ipam::check_chosen(network, *address, &used)?;
         }
+        let exact = new.spec.attachment.as_ref().is_some_and(|a| a.engine.is_some());
         let cursor = cursor_name(&network.name);
-        let mut positions: BTreeMap<IpNet, IpAddr> =
-            self.cursor(&cursor).and_then(|v| serde_json::from_str(v).ok()).unwrap_or_default();
+        let mut positions = self.positions(&cursor);
         let before = old.map(|o| o.spec.addresses.as_slice()).unwrap_or_default();
         let mut addresses = Vec::new();
         for subnet in &network.subnets {
             let mut chosen =
                 new.spec.addresses.iter().copied().filter(|a| subnet.net.contains(a)).collect::<Vec<_>>();
-            if chosen.is_empty() {
+            // An engine configures the addresses that it names, and no other.
+            if chosen.is_empty() && !exact {
                 let kept = before.iter().copied().find(|a| subnet.net.contains(a) && !used.contains_key(a));
                 chosen.push(match kept {
                     Some(address) => address,
@@ -199,11 +206,50 @@ impl Draft {
             addresses.extend(chosen);
         }
         new.spec.addresses = addresses;
-        let value = serde_json::to_string(&positions).unwrap_or_else(|_| "{}".to_owned());
+        self.set_positions(cursor, &positions);
+        Ok(())
+    }
+
+    /// The address that was given away last, by subnet or part of one.
+    fn positions(&self, cursor: &str) -> BTreeMap<IpNet, IpAddr> {
+        self.cursor(cursor).and_then(|v| serde_json::from_str(v).ok()).unwrap_or_default()
+    }
+
+    fn set_positions(&mut self, cursor: String, positions: &BTreeMap<IpNet, IpAddr>) {
+        let value = serde_json::to_string(positions).unwrap_or_else(|_| "{}".to_owned());
         if self.cursor(&cursor) != Some(value.as_str()) && !positions.is_empty() {
             self.cursors.insert(cursor, Some(value));
         }
-        Ok(())
+    }
+
+    /// Chooses a free address of a subnet of `network`, or of the part `range` of it, as the next one: beside those that endpoints
+    /// and nodes have, and those in `taken`.
+    pub(in super::super) fn next_address(
+        &mut self,
+        network: &str,
+        net: IpNet,
+        range: Option<IpNet>,
+        taken: &BTreeSet<IpAddr>,
+    ) -> Result<IpAddr, ServiceError> {
+        let network = self.network_model(network)?;
+        let Some(subnet) = network.subnets.iter().find(|s| s.net == net) else {
+            return Err(ServiceError::invalid(format!("network {} has no subnet {net}", network.name)));
+        };
+        let mut used = self.used(&network, "");
+        used.extend(taken.iter().map(|address| (*address, "a container that starts".to_owned())));
+        let cursor = cursor_name(&network.name);
+        let mut positions = self.positions(&cursor);
+        let part = range.unwrap_or(net);
+        let address = ipam::allocate_within(&network, subnet, part, &used, positions.get(&part).copied())?;
+        positions.insert(part, address);
+        self.set_positions(cursor, &positions);
+        Ok(address)
+    }
+
+    /// Checks that `address` of `network` is free.
+    pub(in super::super) fn check_free(&self, network: &str, address: IpAddr) -> Result<(), ServiceError> {
+        let network = self.network_model(network)?;
+        Ok(ipam::check_chosen(&network, address, &self.used(&network, ""))?)
     }
 
     /// Every address of a network that somebody but endpoint `except` has, this node's own among them.
