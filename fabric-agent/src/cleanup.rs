@@ -23,6 +23,11 @@ pub(crate) async fn cleanup(config: &Config, purge: bool) -> anyhow::Result<Vec<
     if remove_file(&config.socket)? {
         done.push(format!("socket {} removed", config.socket.display()));
     }
+    if let Some(path) = &config.docker_plugin
+        && remove_file(path)?
+    {
+        done.push(format!("socket {} removed", path.display()));
+    }
     if purge {
         let StoreAddress::Local(directory) = &config.store;
         if EmbeddedStore::purge(directory)? {

@@ -1,4 +1,4 @@
-//! Fabric's agent. State flows one way: front doors ([`api`], [`manifests`]) call [`service`], which writes the
+//! Fabric's agent. State flows one way: front doors ([`api`], [`manifests`], [`docker`]) call [`service`], which writes the
 //! [`store`]; [`plan`] turns the store's content and this node's facts into the exact content of every map and every
 //! link (pure: no I/O, no clock); [`reconcile`] makes the kernel equal to that through its drivers, [`dataplane`]
 //! (maps, programs) and [`kernel`] (links, addresses, routes). [`observe`] reads back what the kernel saw,
@@ -8,6 +8,7 @@ pub mod api;
 pub mod config;
 pub mod dataplane;
 pub mod delta;
+pub mod docker;
 pub mod kernel;
 pub mod manifests;
 pub mod model;

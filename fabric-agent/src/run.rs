@@ -7,6 +7,7 @@ use fabric_agent::{
     api::{self, ApiState},
     config::{self, Config, StoreAddress},
     dataplane::{self, CapturedDrops, Dataplane, Events, Logger, Options, TcMode, UplinkMode},
+    docker,
     kernel::{Netlink, watch::Watch},
     manifests::Manifests,
     observe::{
@@ -64,8 +65,12 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
     let StoreAddress::Local(directory) = &config.store;
     let fresh = Fresh::before(directory);
     let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(directory)?);
-    let listener = api::bind(&config.socket)?;
+    let listener = api::bind(&config.socket, "--socket")?;
     let _socket = SocketFile(config.socket.clone());
+    let plugin = match &config.docker_plugin {
+        Some(path) => Some((api::bind(path, "--docker-plugin")?, SocketFile(path.clone()))),
+        None => None,
+    };
     let mut dataplane = Dataplane::open(&options(&config))?;
     fresh.keep();
     if let Some(logger) = dataplane.take_logger() {
@@ -115,11 +120,15 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
         .with_reports(Arc::new(reporter));
     let serve = async {
         let manifests = scanned.await;
+        let docker = plugin.map(|(listener, file)| {
+            let (service, stopped) = (service.clone(), stopped.clone());
+            (tokio::spawn(serve_docker(listener, service, stopped)), file)
+        });
         let serving = tokio::spawn(serve(listener, state, stopped));
         tracing::info!(node = config.node, socket = %config.socket.display(), "ready");
-        (manifests, serving)
+        (manifests, serving, docker)
     };
-    let (manifests, mut serving) = tokio::select! {
+    let (manifests, mut serving, docker) = tokio::select! {
         started = serve => started,
         _ = terminate.recv() => return end(&halt, reconciling).await,
         _ = interrupt.recv() => return end(&halt, reconciling).await,
@@ -141,6 +150,9 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
     }
     stop.send_replace(true);
     serving.await.context("the API's task failed")??;
+    if let Some((task, _file)) = docker {
+        task.await.context("the Docker plug-in's task failed")?;
+    }
     end(&halt, reconciling).await
 }
 
@@ -197,6 +209,19 @@ async fn read_sources(config: &Config, service: &Service, handle: &Handle) -> Op
         );
     }
     manifests
+}
+
+/// Serves Docker. A fault of its socket is Docker's alone: the agent goes on.
+async fn serve_docker(listener: UnixListener, service: Service, mut stopped: watch::Receiver<bool>) {
+    let leftovers = tokio::spawn(docker::Leftovers::new(service.clone()).run());
+    let shutdown = async move {
+        // A sender that is gone means the same.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    };
+    if let Err(error) = docker::serve(listener, service, shutdown).await {
+        tracing::error!("{error:#}");
+    }
+    leftovers.abort();
 }
 
 async fn serve(

@@ -31,7 +31,7 @@ const RULES: &[Rule] = &[
         because: "planning is pure: no I/O, no clock",
     },
     Rule {
-        rooms: &["fabric-agent/src/api", "fabric-agent/src/manifests"],
+        rooms: &["fabric-agent/src/api", "fabric-agent/src/docker", "fabric-agent/src/manifests"],
         banned: &["aya", "rtnetlink", "crate::dataplane", "crate::kernel"],
         because: "front doors translate and call the service; they never see a map or a link",
     },

@@ -24,8 +24,12 @@ const CARGO_NEXTEST: &str = "0.9.143";
 /// Executables that the lab and the tests call, each with its Debian package.
 const PROGRAMS: &[(&str, &str)] = &[
     ("bpftool", "bpftool"),
+    ("busybox", "busybox-static"),
+    ("dockerd", "docker.io"),
     ("ethtool", "ethtool"),
     ("ip", "iproute2"),
+    ("iperf3", "iperf3"),
+    ("iptables", "iptables"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("ovs-vswitchd", "openvswitch-switch"),

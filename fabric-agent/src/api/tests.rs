@@ -80,7 +80,7 @@ impl Server {
         let settings = ServiceSettings { node: "a".to_owned(), slots: 8 };
         let service = Service::new(Arc::new(store), Arc::new(Ready), settings);
         let events = EventHub::default();
-        let listener = bind(&directory.path().join("fabric.sock")).expect("a socket");
+        let listener = bind(&directory.path().join("fabric.sock"), "--socket").expect("a socket");
         let (stop, stopped) = oneshot::channel();
         let state = ApiState::new(service, events.clone(), Arc::new(Ready));
         let running = tokio::spawn(serve(listener, state, stopped.map(drop)));

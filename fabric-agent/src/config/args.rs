@@ -95,9 +95,9 @@ pub struct Settings {
     /// Directory of maps and links [default: /sys/fs/bpf/fabric]
     #[arg(long, global = true, value_name = "DIR", env = "FABRIC_BPFFS")]
     pub bpffs: Option<PathBuf>,
-    /// Not available in this version
+    /// Serve Docker on this socket, /run/docker/plugins/fabric.sock for `docker network create -d fabric` [default: Docker is not served]
     #[arg(long, global = true, value_name = "PATH", env = "FABRIC_DOCKER_PLUGIN")]
-    pub docker_plugin: Option<String>,
+    pub docker_plugin: Option<PathBuf>,
     /// Not available in this version
     #[arg(long, global = true, value_name = "ADDR", env = "FABRIC_METRICS")]
     pub metrics: Option<String>,

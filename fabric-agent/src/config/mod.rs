@@ -62,6 +62,8 @@ pub struct Config {
     pub store: StoreAddress,
     /// The API's Unix socket.
     pub socket: PathBuf,
+    /// The socket of the Docker plug-in; none: Docker is not served.
+    pub docker_plugin: Option<PathBuf>,
     /// The directory of maps and links, on a bpffs.
     pub bpffs: PathBuf,
     /// Entries of every map that can be sized (bytes for `events`), by name.
@@ -93,10 +95,8 @@ impl Config {
     /// # Errors
     /// The first one that is wrong.
     pub fn check(settings: Settings) -> Result<Self, ConfigError> {
-        for (given, name) in [(&settings.docker_plugin, "docker-plugin"), (&settings.metrics, "metrics")] {
-            if given.is_some() {
-                return fail(format!("--{name} is not available in this version"));
-            }
+        if settings.metrics.is_some() {
+            return fail("--metrics is not available in this version".to_owned());
         }
         let events_per_second = settings.events_per_second.unwrap_or(DEFAULT_EVENTS);
         if events_per_second > MAX_EVENTS {
@@ -115,6 +115,7 @@ impl Config {
             manifests: settings.manifests.map(|path| absolute("manifests", path)).transpose()?,
             store: store(settings.store.as_deref().unwrap_or(DEFAULT_STORE))?,
             socket: absolute("socket", settings.socket.unwrap_or_else(|| DEFAULT_SOCKET.into()))?,
+            docker_plugin: settings.docker_plugin.map(|path| absolute("docker-plugin", path)).transpose()?,
             bpffs: absolute("bpffs", settings.bpffs.unwrap_or_else(|| DEFAULT_BPFFS.into()))?,
             maps: maps::check(&settings.maps)?,
             events_per_second,

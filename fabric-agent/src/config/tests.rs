@@ -89,7 +89,7 @@ fn every_flag_is_a_key_of_the_file() {
 #[test]
 fn features_of_later_versions_are_refused_by_name() {
     assert_eq!(complaint(&["--metrics", "127.0.0.1:9961"]), "--metrics is not available in this version");
-    assert_eq!(complaint(&["--docker-plugin", "/x"]), "--docker-plugin is not available in this version");
+    assert_eq!(complaint(&["--docker-plugin", "x"]), "--docker-plugin x: give an absolute path");
     assert_eq!(
         complaint(&["--node", "a", "--store", "etcd://h:1"]),
         "--store etcd:// is not available in this version"

@@ -165,6 +165,11 @@ impl Host {
         netns(&self.lab, self.number)
     }
 
+    /// The process that holds its namespaces.
+    pub(crate) fn init(&self) -> i32 {
+        self.init
+    }
+
     /// Its IPv4 address on the wire: the VTEP.
     pub fn address(&self) -> String {
         format!("10.0.{}.1", self.number)

@@ -18,6 +18,7 @@
 mod agent;
 mod capture;
 mod container;
+mod docker;
 pub mod foreign;
 mod host;
 mod inspect;
@@ -30,6 +31,7 @@ mod traffic;
 
 pub use capture::Capture;
 pub use container::Container;
+pub use docker::{DOCKER_IMAGE, Docker};
 pub use host::Host;
 pub use inspect::{Background, Counts, Monitor, until};
 pub use process::{Output, stdout_of};

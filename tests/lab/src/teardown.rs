@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
 use crate::{
-    net,
+    docker, net,
     process::{alive, signal, wait_for},
     topology::{check_id, directory, prefix},
 };
@@ -27,9 +27,11 @@ pub fn remove(id: &str) -> Result<()> {
     let ended = wait_for("processes of the lab end", Duration::from_secs(10), || {
         !processes.iter().any(|pid| alive(*pid))
     });
+    let containers = docker::end_groups(&prefix(id));
     for name in &namespaces {
         net::delete(name)?;
     }
+    containers?;
     ended?;
     let directory = directory(id);
     if directory.exists() {

@@ -331,9 +331,9 @@ fn the_agent_refuses_what_is_wrong_and_disturbs_nobody() -> Result<()> {
         ),
         (
             "--docker-plugin",
-            [&base[..], &fresh, &["--docker-plugin", "/x"]].concat(),
+            [&base[..], &fresh, &["--docker-plugin", "x"]].concat(),
             1,
-            vec!["--docker-plugin is not available"],
+            vec!["--docker-plugin x: give an absolute path"],
         ),
         ("etcd", vec!["--node", "x", "--store", "etcd://127.0.0.1:2379"], 1, vec!["etcd", "not available"]),
         ("a bad mode", vec!["--uplink-mode", "fast"], 2, vec!["fast"]),
