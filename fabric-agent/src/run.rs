@@ -122,7 +122,8 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
         let manifests = scanned.await;
         let docker = plugin.map(|(listener, file)| {
             let (service, stopped) = (service.clone(), stopped.clone());
-            (tokio::spawn(serve_docker(listener, service, stopped)), file)
+            let socket = config.docker_socket.clone();
+            (tokio::spawn(serve_docker(listener, service, socket, stopped)), file)
         });
         let serving = tokio::spawn(serve(listener, state, stopped));
         tracing::info!(node = config.node, socket = %config.socket.display(), "ready");
@@ -212,8 +213,14 @@ async fn read_sources(config: &Config, service: &Service, handle: &Handle) -> Op
 }
 
 /// Serves Docker. A fault of its socket is Docker's alone: the agent goes on.
-async fn serve_docker(listener: UnixListener, service: Service, mut stopped: watch::Receiver<bool>) {
+async fn serve_docker(
+    listener: UnixListener,
+    service: Service,
+    socket: PathBuf,
+    mut stopped: watch::Receiver<bool>,
+) {
     let leftovers = tokio::spawn(docker::Leftovers::new(service.clone()).run());
+    let containers = tokio::spawn(docker::Containers::new(service.clone(), socket).run());
     let shutdown = async move {
         // A sender that is gone means the same.
         let _ = stopped.wait_for(|stopped| *stopped).await;
@@ -222,6 +229,7 @@ async fn serve_docker(listener: UnixListener, service: Service, mut stopped: wat
         tracing::error!("{error:#}");
     }
     leftovers.abort();
+    containers.abort();
 }
 
 async fn serve(

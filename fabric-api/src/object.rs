@@ -260,4 +260,7 @@ pub struct Attachment {
     /// does. Absent: the agent does both. Set by the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<String>,
+    /// The container's name, as that engine calls it; absent until it has said so. Set by the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
 }

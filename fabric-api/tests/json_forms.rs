@@ -130,6 +130,7 @@ fn endpoint() -> Endpoint {
                 netns_inode: 1,
                 ifname: "eth0".to_owned(),
                 engine: None,
+                container: None,
             }),
         },
         status: Some(EndpointStatus {

@@ -98,6 +98,9 @@ const COLUMNS: &[Column<Endpoint>] = &[
     Column::new("ADDRESSES", |endpoint| output::joined(&endpoint.spec.addresses)),
     Column::new("MAC", |endpoint| endpoint.spec.mac.clone().unwrap_or_default()),
     Column::new("STATE", |endpoint| status(endpoint, |status| output::state(status.state, &status.reason))),
+    Column::wide("CONTAINER", |endpoint| {
+        attachment(endpoint, |attachment| attachment.container.clone().unwrap_or_default())
+    }),
     Column::wide("INTERFACE", |endpoint| attachment(endpoint, |attachment| attachment.ifname.clone())),
     Column::wide("HOST-INTERFACE", |endpoint| status(endpoint, |status| status.host_ifname.clone())),
     Column::wide("NETNS", |endpoint| attachment(endpoint, |attachment| attachment.netns.clone())),
@@ -189,6 +192,7 @@ async fn attach(client: &Client, args: AttachArgs) -> anyhow::Result<()> {
                 netns_inode: 0,
                 ifname: args.ifname,
                 engine: None,
+                container: None,
             }),
             ..EndpointSpec::default()
         },

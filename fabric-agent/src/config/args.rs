@@ -98,6 +98,9 @@ pub struct Settings {
     /// Serve Docker on this socket, /run/docker/plugins/fabric.sock for `docker network create -d fabric` [default: Docker is not served]
     #[arg(long, global = true, value_name = "PATH", env = "FABRIC_DOCKER_PLUGIN")]
     pub docker_plugin: Option<PathBuf>,
+    /// Docker's own API, where the names and labels of its containers are read [default: /run/docker.sock]
+    #[arg(long, global = true, value_name = "PATH", env = "FABRIC_DOCKER_SOCKET")]
+    pub docker_socket: Option<PathBuf>,
     /// Not available in this version
     #[arg(long, global = true, value_name = "ADDR", env = "FABRIC_METRICS")]
     pub metrics: Option<String>,
@@ -140,6 +143,7 @@ impl Settings {
             socket: self.socket.or(other.socket),
             bpffs: self.bpffs.or(other.bpffs),
             docker_plugin: self.docker_plugin.or(other.docker_plugin),
+            docker_socket: self.docker_socket.or(other.docker_socket),
             metrics: self.metrics.or(other.metrics),
             events_per_second: self.events_per_second.or(other.events_per_second),
             debug_dataplane: self.debug_dataplane.or(other.debug_dataplane),

@@ -22,6 +22,7 @@ pub const DEFAULT_FILE: &str = "/etc/fabric/agent.toml";
 const DEFAULT_PORT: u16 = 4789;
 const DEFAULT_STORE: &str = "local:///var/lib/fabric";
 const DEFAULT_SOCKET: &str = "/run/fabric/fabric.sock";
+const DEFAULT_DOCKER: &str = "/run/docker.sock";
 const DEFAULT_BPFFS: &str = "/sys/fs/bpf/fabric";
 const DEFAULT_EVENTS: u32 = 100;
 /// More drop events a second and CPU than anything could read.
@@ -64,6 +65,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// The socket of the Docker plug-in; none: Docker is not served.
     pub docker_plugin: Option<PathBuf>,
+    /// The socket of Docker's own API.
+    pub docker_socket: PathBuf,
     /// The directory of maps and links, on a bpffs.
     pub bpffs: PathBuf,
     /// Entries of every map that can be sized (bytes for `events`), by name.
@@ -116,6 +119,10 @@ impl Config {
             store: store(settings.store.as_deref().unwrap_or(DEFAULT_STORE))?,
             socket: absolute("socket", settings.socket.unwrap_or_else(|| DEFAULT_SOCKET.into()))?,
             docker_plugin: settings.docker_plugin.map(|path| absolute("docker-plugin", path)).transpose()?,
+            docker_socket: absolute(
+                "docker-socket",
+                settings.docker_socket.unwrap_or_else(|| DEFAULT_DOCKER.into()),
+            )?,
             bpffs: absolute("bpffs", settings.bpffs.unwrap_or_else(|| DEFAULT_BPFFS.into()))?,
             maps: maps::check(&settings.maps)?,
             events_per_second,

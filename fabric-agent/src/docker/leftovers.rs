@@ -44,16 +44,14 @@ impl Leftovers {
 
     /// Looks once.
     async fn sweep(&mut self, now: Instant) {
-        let Ok(endpoints) = self.service.endpoints().await else { return };
-        let plugged = self.service.plugged();
         let owner = Owner::docker();
+        let Ok(endpoints) = self.service.own_endpoints(&owner).await else { return };
+        let plugged = self.service.plugged();
         let mut loose = BTreeMap::new();
         for endpoint in endpoints {
             let name = endpoint.metadata.name;
-            let own = endpoint.metadata.owner == owner.as_str()
-                && endpoint.spec.node.as_deref() == Some(self.service.node_name());
             let engine = endpoint.spec.attachment.and_then(|attachment| attachment.engine);
-            let Some(engine) = engine.filter(|_| own && !plugged.contains(&name)) else { continue };
+            let Some(engine) = engine.filter(|_| !plugged.contains(&name)) else { continue };
             // What was moved back is about to be removed; what was never moved may be about to be.
             let limit = if self.plugged.contains(&name) { SETTLED } else { PATIENCE };
             let (since, limit) = self.loose.get(&name).copied().unwrap_or((now, limit));

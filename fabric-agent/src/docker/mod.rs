@@ -9,6 +9,7 @@
 //! Who moves the interface: Docker. The agent makes the veth with both sides in the host's namespace and sets its own side up;
 //! libnetwork moves the other side into the container, names it `eth0`, and gives it addresses and routes.
 
+mod containers;
 mod engine;
 mod ipam;
 mod leftovers;
@@ -33,7 +34,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::{net::UnixListener, sync::oneshot, time::sleep};
 
-pub use self::leftovers::Leftovers;
+pub use self::{containers::Containers, leftovers::Leftovers};
 use self::{engine::Engine, pool::Pools};
 use crate::service::{Service, ServiceError};
 

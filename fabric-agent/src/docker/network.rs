@@ -148,6 +148,7 @@ impl Door {
             netns_inode: 0,
             ifname: ids::waiting_ifname(&name),
             engine: Some(engine.0.clone()),
+            container: None,
         };
         let endpoint = Endpoint {
             api_version: API_VERSION.to_owned(),
@@ -171,13 +172,10 @@ impl Door {
     /// a container is gone when it is killed itself, nor could it while the agent was away. A container that runs keeps its address.
     /// One that a living engine has made may be about to run; `given` says that this engine has given its address away again.
     pub(super) async fn vacate(&self, network: &str, address: IpAddr, given: bool) -> Result<(), Fault> {
-        let holders = self.service.endpoints().await?;
-        let holder = holders.into_iter().find(|endpoint| {
-            endpoint.spec.network == network
-                && endpoint.spec.addresses.contains(&address)
-                && endpoint.metadata.owner == Owner::docker().as_str()
-                && endpoint.spec.node.as_deref() == Some(self.service.node_name())
-        });
+        let own = self.service.own_endpoints(&Owner::docker()).await?;
+        let holder = own
+            .into_iter()
+            .find(|endpoint| endpoint.spec.network == network && endpoint.spec.addresses.contains(&address));
         let Some(holder) = holder else { return Ok(()) };
         let name = &holder.metadata.name;
         let engine = holder.spec.attachment.as_ref().and_then(|a| a.engine.as_deref()).unwrap_or_default();
@@ -223,7 +221,12 @@ impl Door {
         options::of_endpoint(&call.options)?;
         let name = short(&call.endpoint_id);
         if !call.sandbox_key.is_empty() {
-            self.service.set_netns(&Owner::docker(), &name, &call.sandbox_key).await?;
+            let amend = |endpoint: &mut Endpoint| {
+                if let Some(attachment) = &mut endpoint.spec.attachment {
+                    attachment.netns.clone_from(&call.sandbox_key);
+                }
+            };
+            self.service.amend_endpoint(&Owner::docker(), &name, amend).await?;
         }
         let endpoint = self.service.endpoint(&name).await?;
         let network = self.service.network(&note.network).await?;
@@ -251,7 +254,7 @@ impl Door {
 }
 
 /// Fabric's name of a Docker object: `docker-` and the beginning of its id.
-fn short(id: &str) -> String {
+pub(super) fn short(id: &str) -> String {
     format!("docker-{}", id.get(..SHORT).unwrap_or(id))
 }
 

@@ -304,10 +304,10 @@ fn refuse_agent_fields(object: &Object, owner: &Owner) -> Result<(), ServiceErro
         return Err(ServiceError::invalid("status is set by the agent: take it out"));
     }
     if let Object::Endpoint(endpoint) = object
-        && endpoint.spec.attachment.as_ref().is_some_and(|a| a.engine.is_some())
+        && endpoint.spec.attachment.as_ref().is_some_and(|a| a.engine.is_some() || a.container.is_some())
         && *owner != Owner::docker()
     {
-        return Err(ServiceError::invalid("engine is set by the agent: take it out"));
+        return Err(ServiceError::invalid("engine and container are set by the agent: take them out"));
     }
     let given = &object.metadata().owner;
     if !given.is_empty() && given != owner.as_str() {

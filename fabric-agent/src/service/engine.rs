@@ -109,23 +109,43 @@ impl Service {
         self.transact(|draft| draft.check_free(network, address)).await.map(drop)
     }
 
-    /// Writes down where an engine makes the namespace of an endpoint.
+    /// Writes down what an engine says of an endpoint of its own after it was made.
     ///
     /// # Errors
-    /// There is no such endpoint of this owner.
-    pub async fn set_netns(&self, owner: &Owner, name: &str, netns: &str) -> Result<(), ServiceError> {
+    /// There is no such endpoint of this owner, or what is said is not valid.
+    pub async fn amend_endpoint(
+        &self,
+        owner: &Owner,
+        name: &str,
+        amend: impl Fn(&mut Endpoint),
+    ) -> Result<(), ServiceError> {
         let change = |draft: &mut Draft| {
             let Some(Object::Endpoint(found)) = draft.get("Endpoint", name) else {
                 return Err(ServiceError::not_found("Endpoint", name));
             };
-            let mut endpoint = found.clone();
-            endpoint.status = None;
-            if let Some(attachment) = &mut endpoint.spec.attachment {
-                netns.clone_into(&mut attachment.netns);
-            }
+            let mut endpoint = Endpoint { status: None, ..found.clone() };
+            amend(&mut endpoint);
             draft.put(owner, Object::Endpoint(endpoint)).map(drop)
         };
         self.transact(change).await.map(drop)
+    }
+
+    /// The owner's endpoints on this node, as they are stored.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn own_endpoints(&self, owner: &Owner) -> Result<Vec<Endpoint>, ServiceError> {
+        let snapshot = self.inner.store.snapshot().await?;
+        let own = |object: &Object| match object {
+            Object::Endpoint(endpoint)
+                if endpoint.metadata.owner == owner.as_str()
+                    && endpoint.spec.node.as_deref() == Some(self.node_name()) =>
+            {
+                Some(endpoint.clone())
+            }
+            Object::Endpoint(_) | Object::Network(_) | Object::Node(_) => None,
+        };
+        Ok(snapshot.objects.iter().filter_map(own).collect())
     }
 
     /// Endpoints of this node whose interface was moved into a container and is there, as of the last look at the links.

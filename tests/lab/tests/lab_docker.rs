@@ -14,7 +14,7 @@ fn containers_of_a_network_come_talk_and_go() -> Result<()> {
     docker.sh(
         "network create -d fabric --ipam-driver fabric --subnet 10.50.0.0/24 --ipv6 --subnet fd00:50::/64 web",
     )?;
-    docker.sleeper("web1", "web", &[])?;
+    docker.sleeper("web1", "web", &["--label", "fabric.label.app=web", "--label", "other=x"])?;
     docker.sleeper("web2", "web", &[])?;
     let (v4, v6) =
         (docker.address("web2", "web", "IPAddress")?, docker.address("web2", "web", "GlobalIPv6Address")?);
@@ -39,6 +39,21 @@ fn containers_of_a_network_come_talk_and_go() -> Result<()> {
     );
     let mac = docker.address("web2", "web", "MacAddress")?;
     ensure!(endpoints.iter().any(|e| e.spec.mac.as_ref() == Some(&mac)), "{mac} in {endpoints:?}");
+    // What Docker says only afterwards.
+    until("the containers' names and labels are known", || {
+        let named = |name: &str, app: Option<&str>| {
+            host.endpoints().is_ok_and(|all| {
+                all.iter().any(|e| {
+                    let container = e.spec.attachment.as_ref().and_then(|a| a.container.as_deref());
+                    let labels = &e.metadata.labels;
+                    container == Some(name)
+                        && labels.get("app").map(String::as_str) == app
+                        && labels.len() < 2
+                })
+            })
+        };
+        named("web1", Some("web")) && named("web2", None)
+    })?;
     let inspected = docker.sh("network inspect web")?;
     ensure!(inspected.contains(&v4) && inspected.contains("\"Driver\": \"fabric\""), "{inspected}");
     // Another network, and back.

@@ -204,6 +204,7 @@ mod tests {
                     netns_inode: 1,
                     ifname: "eth0".to_owned(),
                     engine: None,
+                    container: None,
                 }),
                 ..EndpointSpec::default()
             },
