@@ -27,6 +27,7 @@ mod peers;
 mod process;
 mod teardown;
 mod topology;
+mod trace;
 mod traffic;
 
 pub use capture::Capture;

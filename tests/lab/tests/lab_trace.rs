@@ -3,7 +3,6 @@
 
 use anyhow::{Context, Result};
 use etherparse::PacketBuilder;
-use fabric_api::trace::TraceReport;
 use fabric_lab::{Capture, Container, Lab, UNDERLAY, until};
 
 /// Nobody listens there; a capture finds what arrives.
@@ -27,14 +26,6 @@ fn udp(src_mac: [u8; 6], dst_mac: [u8; 6], src: [u8; 4], dst: [u8; 4], length: u
     let builder = PacketBuilder::ethernet2(src_mac, dst_mac).ipv4(src, dst, 64).udp(4000, PORT);
     builder.write(&mut frame, &vec![0xa5; length])?;
     Ok(frame)
-}
-
-fn trace(lab: &Lab, args: &[&str], witness: &Container) -> Result<Vec<TraceReport>> {
-    // A host has a /run of its own; a container's process sees the machine's.
-    let directory = lab.host(2).directory();
-    let far = format!("/proc/{}/root{}/run/fabric/fabric.sock", witness.pid(), directory.display());
-    let line = [&["trace", "--far-socket", &far, "-o", "json"], args].concat();
-    serde_json::from_str(&lab.host(1).fabric(&line)?).context("fabric trace")
 }
 
 /// A file of packets is walked as they are one by one, be it tcpdump's or our own.
@@ -168,7 +159,7 @@ fn trace_and_tcpdump_agree() -> Result<()> {
         let wire =
             Capture::start(|line| lab.host(1).command(line), UNDERLAY, "udp dst port 4789", wire_file)?;
         let before = (lab.host(1).counts()?, lab.host(2).counts()?);
-        let reports = trace(&lab, &["--from", "a", "--packet", &hex], &a)?;
+        let reports = lab.trace(&["--from", "a", "--packet", &hex], &a)?;
         let traced: Vec<_> = reports.iter().map(|r| (r.verdict.as_str(), r.reason.as_str())).collect();
         assert_eq!(traced, verdicts, "{what}: {reports:#?}");
         let moved = (lab.host(1).counts()?.since(&before.0), lab.host(2).counts()?.since(&before.1));
@@ -208,7 +199,7 @@ fn trace_and_tcpdump_agree() -> Result<()> {
         (&["--from", "a", "--to", "b", "--proto", "tcp", "--port", "80"], "b"),
         (&["--from", "a", "--to", "fd00:10::21", "--proto", "udp", "--port", "53"], "b"),
     ] {
-        let reports = trace(&lab, args, &a)?;
+        let reports = lab.trace(args, &a)?;
         assert_eq!(reports.last().context("a report")?.endpoint, endpoint, "{args:?}: {reports:#?}");
     }
     let text = lab.host(1).fabric(&["trace", "--from", "a", "--to", "b"])?;
@@ -216,7 +207,7 @@ fn trace_and_tcpdump_agree() -> Result<()> {
         text.contains("known: endpoint b is declared on node h2") && text.contains("unknown: "),
         "{text}"
     );
-    let nobody = trace(&lab, &["--from", "a", "--to", "192.168.10.99"], &a)?;
+    let nobody = lab.trace(&["--from", "a", "--to", "192.168.10.99"], &a)?;
     assert_eq!(nobody[0].verdict, "unresolved", "{nobody:?}");
     for (args, words) in [
         (&["trace", "--from", "b", "--to", "a"][..], "lives on h2"),

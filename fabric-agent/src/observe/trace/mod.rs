@@ -15,7 +15,9 @@ use fabric_common::{
     fdb::{FdbKey, FdbValue},
     network::NetworkValue,
     node::NodeValue,
+    prefix::VniPrefix,
     reason::{Action, Hook},
+    route::RouteValue,
     stage::{Mark, Stage},
     uplink::{LocalVtepValue, UplinkValue},
 };
@@ -23,6 +25,7 @@ use fabric_common::{
 use self::frame::{ETH, Payload};
 use crate::{
     dataplane::{DataplaneError, Tracer, Walked},
+    plan::desired::PrefixKey,
     service::{ErrorKind, ServiceError},
 };
 
@@ -232,16 +235,13 @@ fn describe(
 ) -> Result<TraceReport, ServiceError> {
     let inner =
         if start.port.is_some() { 0 } else { frame::outer(&start.frame).map_or(0, |outer| outer.inner) };
-    let (vnis, dst) = destination(known, start, walked);
-    let mut entry: Option<FdbValue> = None;
-    for vni in &vnis {
-        entry = entry.or(tracer.row(&abi::FDB, &FdbKey::new(*vni, dst)).map_err(failed)?);
-    }
+    let (vni, dst) = destination(tracer, start, walked)?;
+    let entry: Option<FdbValue> = tracer.row(&abi::FDB, &FdbKey::new(vni, dst)).map_err(failed)?;
     let node: Option<NodeValue> = match entry {
         Some(entry) => tracer.row(&abi::NODES, &entry.node).map_err(failed)?,
         None => None,
     };
-    let words = Words { known, start, walked, inner, dst, entry, node };
+    let words = Words { known, start, walked, inner, vni, dst, entry, node };
     let stages = walked
         .stages
         .iter()
@@ -257,20 +257,27 @@ fn describe(
     Ok(report)
 }
 
-/// Where the frame is bridged to in the end: the networks that its destination may be in, and the MAC. Routing changes both.
-fn destination(known: &Known, start: &Start<'_>, walked: &Walked) -> (Vec<u32>, Mac) {
+/// Where the frame is bridged to in the end: network and MAC, zero if it was not said. Routing changes both.
+fn destination(tracer: &Tracer, start: &Start<'_>, walked: &Walked) -> Result<(u32, Mac), ServiceError> {
     let tunnelled = if start.port.is_some() { &walked.frame } else { &start.frame };
     let local = start.port.filter(|_| walked.end != Some(Mark::Done(Action::Remote)));
-    match (local, frame::outer(tunnelled)) {
+    Ok(match (local, frame::outer(tunnelled)) {
         (Some(port), _) if walked.stages.contains(&Stage::Routed) => {
-            // Where it went is seen by its new MAC alone.
-            let other = known.networks.iter().filter_map(|network| Some(network.status.as_ref()?.vni));
-            ([port.vni].into_iter().chain(other).collect(), frame::mac(&walked.frame, 0))
+            (routed_into(tracer, port.vni, &start.frame)?, frame::mac(&walked.frame, 0))
         }
-        (Some(port), _) => (vec![port.vni], frame::mac(&start.frame, 0)),
-        (None, Some(outer)) => (vec![outer.vni], frame::mac(tunnelled, outer.inner)),
-        (None, None) => (Vec::new(), Mac::ZERO),
-    }
+        (Some(port), _) => (port.vni, frame::mac(&start.frame, 0)),
+        (None, Some(outer)) => (outer.vni, frame::mac(tunnelled, outer.inner)),
+        (None, None) => (0, Mac::ZERO),
+    })
+}
+
+/// The network that a packet of network `vni` is in once it was routed: asked of the row that the programs ask, because a MAC
+/// alone may be one of several networks.
+fn routed_into(tracer: &Tracer, vni: u32, frame: &[u8]) -> Result<u32, ServiceError> {
+    let Some((_, dst)) = frame::addresses(frame, ETH) else { return Ok(vni) };
+    let key = PrefixKey { bits: VniPrefix::BITS, prefix: VniPrefix::new(vni, dst) };
+    let route: Option<RouteValue> = tracer.row(&abi::ROUTES, &key).map_err(failed)?;
+    Ok(route.map_or(vni, |route| route.vni))
 }
 
 /// What the sentences are made of.
@@ -279,6 +286,7 @@ struct Words<'a> {
     start: &'a Start<'a>,
     walked: &'a Walked,
     inner: usize,
+    vni: u32,
     dst: Mac,
     entry: Option<FdbValue>,
     node: Option<NodeValue>,
@@ -380,7 +388,9 @@ impl Words<'_> {
             format!("sent to node {name} through the agent's vxlan device")
         };
         let there = self.known.endpoints.iter().find(|endpoint| {
-            endpoint.spec.mac.as_ref() == Some(&dst) && endpoint.spec.node.as_deref() == Some(name.as_str())
+            endpoint.spec.mac.as_ref() == Some(&dst)
+                && endpoint.spec.node.as_deref() == Some(name.as_str())
+                && vni(self.known, &endpoint.spec.network) == Some(self.vni)
         });
         report.known = vec![match there {
             Some(endpoint) => {
