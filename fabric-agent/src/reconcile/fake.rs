@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use fabric_api::status::Feature;
@@ -45,6 +46,8 @@ pub(super) struct World {
     pub(super) no_gateways: bool,
     /// Writing steps that still succeed before everything fails, as if the agent had died.
     pub(super) lives: Option<u32>,
+    /// How long a look at the links takes, without work: as on a host whose CPUs others use.
+    pub(super) slow: Duration,
     next: u32,
 }
 
@@ -98,7 +101,13 @@ impl Links for Fake {
             mtu: 1500,
             vteps: vec![IpAddr::from([192, 0, 2, 1])],
         };
-        ready(Ok(Observed { uplinks: Ok(vec![uplink]), links: self.world().links.clone() }))
+        let world = self.world();
+        let (links, slow) = (world.links.clone(), world.slow);
+        drop(world);
+        Box::pin(async move {
+            tokio::time::sleep(slow).await;
+            Ok(Observed { uplinks: Ok(vec![uplink]), links })
+        })
     }
 
     fn routes(

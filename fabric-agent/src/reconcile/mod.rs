@@ -1,7 +1,7 @@
 //! The one owner of the kernel's state. It makes maps, programs and links equal to what is planned from the store and
 //! from this node's facts, again and again: when the store changes, when the kernel reports that a link, an address or
 //! a route changed, when asked to, and every second to find what was changed behind its back (less often where looking
-//! takes long, see [`pace`]). Notifications of its own writes are not told from others: dropping one of somebody else's
+//! costs much, see [`pace`]). Notifications of its own writes are not told from others: dropping one of somebody else's
 //! would be worse than a pass that finds nothing to do.
 //!
 //! Nothing is deleted before the store was read and the manifests were scanned once ([`Handle::sources_ready`]), so
@@ -40,7 +40,7 @@ pub use self::{
 };
 use self::{
     handle::Shared,
-    pace::Pace,
+    pace::{Pace, Stopwatch},
     pass::{Engine, Mode},
 };
 use crate::{
@@ -104,10 +104,10 @@ impl<L: Links, D: Datapath> Reconciler<L, D> {
             store.mark_unchanged();
             while changed.try_recv().is_ok() {}
             full |= self.triggered.try_recv().is_ok();
-            let started = Instant::now();
+            let watch = Stopwatch::start();
             // A pass ends before the loop does: it is short, and half a pass helps nobody.
             let success = self.pass(full).await;
-            self.pace.done(full, success, started, Instant::now());
+            self.pace.done(full, success, watch.read());
             let due = self.pace.due();
             full = tokio::select! {
                 biased;
