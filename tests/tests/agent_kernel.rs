@@ -2,9 +2,12 @@
 
 use std::{
     fs::File,
+    net::IpAddr,
     os::{fd::AsRawFd, unix::fs::MetadataExt},
+    process::Command,
     sync::mpsc,
     thread,
+    time::Duration,
 };
 
 use fabric_agent::{
@@ -119,7 +122,7 @@ fn a_port_for_an_engine_waits_on_the_host_until_the_engine_moves_it() {
             "that is the engine's"
         );
         // As the engine does.
-        let moved = std::process::Command::new("ip")
+        let moved = Command::new("ip")
             .args(["link", "set", &port.ifname, "netns", &container.path])
             .status()
             .expect("ip starts");
@@ -214,6 +217,48 @@ fn the_vxlan_device_is_made_changed_and_replaced() {
         let clash = VxlanDevice { name: "fabric_other".to_owned(), ..moved };
         let error = host.ensure_vxlan(&clash).await.expect_err("the port is taken").to_string();
         assert!(error.contains("8472") && error.contains("fabric_vxlan"), "{error}");
+    });
+}
+
+/// A host whose network assigns addresses has some that come and go.
+#[test]
+fn addresses_that_do_not_stay_are_vteps_only_if_they_are_named() {
+    on_a_host(|| async {
+        let script = "cd /proc/sys/net/ipv6/conf
+            ip link add u0 type veth peer name u1
+            for name in all u0; do echo 0 >$name/accept_dad; done
+            echo 2 >u0/use_tempaddr
+            ip link set u1 up
+            ip link set u0 up
+            ip address add 192.0.2.1/24 dev u0
+            ip address add 192.0.2.2/24 dev u0
+            ip address add 2001:db8::1/64 dev u0 mngtmpaddr
+            ip address add 2001:db8::2/64 dev u0 preferred_lft 0
+            echo 1 >u0/accept_dad
+            ip link set u1 down
+            ip address add 2001:db8::3/64 dev u0";
+        let made = Command::new("sh").args(["-ec", script]).output().expect("a shell");
+        assert!(made.status.success(), "{made:?}");
+        let host = Netlink::new().expect("a socket");
+        let underlay = ["u0".to_owned()];
+        let vteps = async |named: &[IpAddr]| -> Vec<IpAddr> {
+            host.uplinks(&underlay, named).await.expect("facts").remove(0).vteps
+        };
+        let stay: [IpAddr; 3] =
+            ["192.0.2.1", "192.0.2.2", "2001:db8::1"].map(|ip| ip.parse().expect("an address"));
+        // An address is tentative until the kernel's own thread has looked.
+        let settled = async {
+            while vteps(&[]).await.len() < stay.len() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), settled).await.expect("addresses to use");
+        assert_eq!(vteps(&[]).await, stay);
+        let addresses = host.addresses().await.expect("a look");
+        let temporary = addresses.iter().find(|address| address.temporary).expect("one is made");
+        for named in [temporary.net.addr(), "2001:db8::2".parse().expect("an address")] {
+            assert_eq!(vteps(&[named]).await, [named]);
+        }
     });
 }
 

@@ -19,6 +19,8 @@ pub struct Address {
     pub net: IpNet,
     /// Whether its scope is global and it can be used now.
     pub global: bool,
+    /// Whether it is an IPv6 address that the kernel made for privacy and gives up by and by (RFC 8981).
+    pub temporary: bool,
 }
 
 impl Netlink {
@@ -82,5 +84,7 @@ fn from_message(message: &AddressMessage) -> Option<Address> {
         ifindex: message.header.index,
         net: IpNet::new(ip, message.header.prefix_len).ok()?,
         global: message.header.scope == AddressScope::Universe && !flags.intersects(unusable),
+        // `IFA_F_TEMPORARY` is the bit that marks a second address of a subnet in IPv4 (`include/uapi/linux/if_addr.h`).
+        temporary: ip.is_ipv6() && flags.contains(AddressFlags::Secondary),
     })
 }

@@ -12,7 +12,8 @@ use crate::{
 
 impl Netlink {
     /// Facts of the underlay interfaces: those named, or the one with the default route, or the only one with a global
-    /// address. VTEPs are those named, or every global address of these interfaces.
+    /// address. VTEPs are those named, or every global address of these interfaces that can be used now and is there to stay:
+    /// other hosts are told of it.
     ///
     /// # Errors
     /// If an interface or a VTEP address does not exist, or no interface stands out.
@@ -88,7 +89,10 @@ fn facts_of(link: &Link, addresses: &[Address], vteps: &[IpAddr]) -> UplinkFacts
     let mut own: Vec<IpAddr> = addresses
         .iter()
         .filter(|address| address.ifindex == link.index)
-        .filter(|address| if vteps.is_empty() { address.global } else { vteps.contains(&address.net.addr()) })
+        .filter(|address| match vteps {
+            [] => address.global && !address.temporary,
+            named => named.contains(&address.net.addr()),
+        })
         .map(|address| address.net.addr())
         .collect();
     if vteps.is_empty() {
@@ -109,7 +113,7 @@ mod tests {
     }
 
     fn address(ifindex: u32, net: &str) -> Address {
-        Address { ifindex, net: net.parse().unwrap(), global: true }
+        Address { ifindex, net: net.parse().unwrap(), global: true, temporary: false }
     }
 
     fn pick(
