@@ -7,12 +7,18 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use fabric_api::Object;
-use fabric_common::addr::Mac;
+use fabric_common::{
+    addr::Mac,
+    reason::{Action, DropReason, Hook},
+};
 use serde_json::json;
 
 use crate::{
-    cast::{self, Container, HOST_A, HOST_B, Host, Network},
-    frame::{self, ETH},
+    cast::{self, Container, GATEWAY_V4, GATEWAY_V6, HOST_A, HOST_B, Host, Network},
+    frame::{self, ETH, assert_same},
+    icmp::{self, Kind},
+    ledger::{action, dropped, sender_dropped},
+    walk::{Rig, Verdict},
 };
 
 /// A network with two subnets of each family.
@@ -94,4 +100,28 @@ fn is_v4(frame: &[u8]) -> bool {
 
 fn ttl_at(frame: &[u8]) -> usize {
     if is_v4(frame) { ETH + 8 } else { ETH + 7 }
+}
+
+/// What a container sends is dropped for `reason`, and nobody is told.
+#[track_caller]
+pub fn refused(rig: &mut Rig, from: &Container, what: &str, frame: &[u8], reason: DropReason) {
+    let ran = rig.run(rig.port(from), frame);
+    let expected = [dropped(Hook::FromContainer, reason, frame.len()), sender_dropped(from)];
+    ran.assert(what, Verdict::Taken, &expected);
+}
+
+/// What a container sends is dropped for `reason`, and the gateway of its first subnet tells it so.
+#[track_caller]
+pub fn answered(rig: &mut Rig, from: &Container, what: &str, frame: &[u8], reason: DropReason, kind: Kind) {
+    let ran = rig.run(rig.port(from), frame);
+    let gateways = if from.network == &RED { RED_GATEWAYS } else { (GATEWAY_V4, GATEWAY_V6) };
+    let answer = icmp::error_by(gateways, from, frame, kind);
+    let expected = [
+        dropped(Hook::FromContainer, reason, frame.len()),
+        sender_dropped(from),
+        action(Hook::FromContainer, Action::IcmpError, answer.len()),
+    ];
+    ran.assert(what, Verdict::Sent, &expected);
+    assert_same(what, &ran.bytes, &answer);
+    assert_eq!(frame::fault(&ran.bytes), None, "{what}");
 }

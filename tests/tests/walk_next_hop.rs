@@ -18,7 +18,7 @@ use fabric_tests::{
     icmp::{self, Kind},
     ledger::{action, dropped, received, sender_dropped, sent},
     load::Globals,
-    routing::{self, RA1, routed, with_ttl},
+    routing::{self, RA1, answered, refused, routed, with_ttl},
     walk::{Rig, Stage, Verdict},
 };
 
@@ -92,22 +92,6 @@ fn tunnelled(rig: &mut Rig, from: &Container, what: &str, frame: &[u8], inner: &
     let src_port = u16::from_be_bytes([packet[ETH + IPV4], packet[ETH + IPV4 + 1]]);
     let outer = Outer { src_port, ..Outer::between(&HOST_A, &HOST_B, BLUE.vni) };
     assert_same(what, &packet, &outer.around(inner));
-}
-
-#[track_caller]
-fn refused(rig: &mut Rig, from: &Container, what: &str, frame: &[u8], reason: DropReason) {
-    let ran = rig.run(rig.port(from), frame);
-    ran.assert(what, Verdict::Taken, &[dropped(HOOK, reason, frame.len()), sender_dropped(from)]);
-}
-
-#[track_caller]
-fn answered(rig: &mut Rig, from: &Container, what: &str, frame: &[u8], reason: DropReason, kind: Kind) {
-    let ran = rig.run(rig.port(from), frame);
-    let answer = icmp::error(from, frame, kind);
-    let drop = [dropped(HOOK, reason, frame.len()), sender_dropped(from)];
-    let told = action(HOOK, Action::IcmpError, answer.len());
-    ran.assert(what, Verdict::Sent, &[drop[0].clone(), drop[1].clone(), told]);
-    assert_same(what, &ran.bytes, &answer);
 }
 
 #[test]

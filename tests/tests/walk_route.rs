@@ -7,10 +7,10 @@ use fabric_tests::{
         NOBODY_V4, Network, OVERLAY_MTU,
     },
     frame::{self, ETH, INNER, IPV4, IPV6, Outer, Path, TTL, assert_same, on_the_wire},
-    icmp::{self, Kind},
-    ledger::{Entry, action, dropped, received, sender_dropped, sent},
+    icmp::Kind,
+    ledger::{action, dropped, received, sent},
     load::Globals,
-    routing::{self, RA1, RA2, RB1, RB2, RED, RED_GATEWAYS, RED_NOBODY, routed, with_ttl},
+    routing::{self, RA1, RA2, RB1, RB2, RED, RED_GATEWAYS, RED_NOBODY, answered, refused, routed, with_ttl},
     walk::{Gso, Rig, Stage, Verdict},
 };
 
@@ -63,27 +63,6 @@ fn tunnelled(rig: &mut Rig, from: &Container, to: &Container, what: &str, frame:
     assert_same(what, &packet, &outer.around(&routed(frame, to)));
     assert_eq!(frame::fault(&packet[INNER..]), None, "{what}");
     packet
-}
-
-#[track_caller]
-fn refused(rig: &mut Rig, from: &Container, what: &str, frame: &[u8], reason: DropReason) {
-    let ran = rig.run(rig.port(from), frame);
-    ran.assert(what, Verdict::Taken, &[dropped(HOOK, reason, frame.len()), sender_dropped(from)]);
-}
-
-#[track_caller]
-fn answered(rig: &mut Rig, from: &Container, what: &str, frame: &[u8], reason: DropReason, kind: Kind) {
-    let ran = rig.run(rig.port(from), frame);
-    let gateways = if from.network == &RED { RED_GATEWAYS } else { (GATEWAY_V4, GATEWAY_V6) };
-    let answer = icmp::error_by(gateways, from, frame, kind);
-    let expected: [Entry; 3] = [
-        dropped(HOOK, reason, frame.len()),
-        sender_dropped(from),
-        action(HOOK, Action::IcmpError, answer.len()),
-    ];
-    ran.assert(what, Verdict::Sent, &expected);
-    assert_same(what, &ran.bytes, &answer);
-    assert_eq!(frame::fault(&ran.bytes), None, "{what}");
 }
 
 #[test]

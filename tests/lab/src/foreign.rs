@@ -3,7 +3,12 @@
 use anyhow::{Context, Result};
 use fabric_api::status::State;
 
-use crate::{Container, Lab, Options, until};
+use crate::{Container, Lab, Options, exact::same, until};
+
+/// The MAC of `k`.
+pub const MAC: &str = "02:00:00:00:00:21";
+/// Few enough for a switch in user space.
+const SIZES: &str = "1-20,1380-1450,9000";
 
 /// What is special about it.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +49,7 @@ pub fn lab(id: &str, foreign: &Foreign<'_>) -> Result<(Container, Container, Lab
     let own = lab.host(1).attach(&a, "a", "n1", &["--ip", "192.168.10.11", "--ip", "fd00:10::11"])?;
     let own_mac = own.spec.mac.context("a MAC")?;
     let k = lab.container(2, "k")?;
-    let (mac, netns) = ("02:00:00:00:00:21", k.netns().to_owned());
+    let netns = k.netns();
     let address = |n| if foreign.over_v6 { lab.host(n).address6() } else { lab.host(n).address() };
     let (near, far) = (address(1), address(2));
     let mtu = if foreign.over_v6 { 1430 } else { 1450 };
@@ -54,31 +59,14 @@ pub fn lab(id: &str, foreign: &Foreign<'_>) -> Result<(Container, Container, Lab
         ip link add br0 mtu {mtu} type bridge
         ip link set v0 master br0 up
         ip link set br0 up
-        ip link add k0 mtu {mtu} type veth peer name eth0 mtu {mtu} address {mac} netns {netns}
+        ip link add k0 mtu {mtu} type veth peer name eth0 mtu {mtu} address {MAC} netns {netns}
         ip link set k0 master br0 up
         bridge fdb append 00:00:00:00:00:00 dev v0 dst {near}
         bridge fdb replace {own_mac} dev v0 dst {near} self permanent"
     );
     lab.host(2).sh(&["sh", "-ec", &script])?;
-    k.sh(&[
-        "sh",
-        "-ec",
-        "ip addr add 192.168.10.21/24 dev eth0
-        ip addr add fd00:10::21/64 dev eth0 nodad
-        ip link set eth0 up",
-    ])?;
-    let manifest = format!(
-        "kind: Node\nmetadata: {{name: switch}}\nspec: {{vteps: ['{far}'], foreign: true{node}, networks: \
-         [{{network: n1, prefixes: [192.168.10.16/28, 'fd00:10::20/124']}}]}}\n---\n\
-         kind: Endpoint\nmetadata: {{name: k}}\nspec: {{network: n1, node: switch, mac: '{mac}', \
-         addresses: [192.168.10.21, 'fd00:10::21']}}\n"
-    );
-    // Written beside the directory and moved, so that the agent never reads half a file.
-    let draft = lab.host(1).directory().join("run/draft");
-    std::fs::write(&draft, manifest)?;
-    std::fs::rename(&draft, lab.host(1).manifests().join("foreign.yaml"))?;
-    let state = || lab.host(1).endpoint("k").ok()?.status.map(|status| status.state);
-    until("the foreign endpoint is there", || state() == Some(State::Ready))?;
+    addresses(&k)?;
+    declare(&lab, &far.to_string(), node)?;
     until("the bridge forwards", || k.ping("192.168.10.11").is_ok())?;
     Ok((a, k, lab))
 }
@@ -92,6 +80,58 @@ pub fn found(container: &Container, address: &str, mac: &str) -> Result<bool> {
     Ok(entry.contains(mac) && !entry.contains("PERMANENT"))
 }
 
+/// Gives `k` its addresses.
+///
+/// # Errors
+/// If `ip` fails.
+pub fn addresses(k: &Container) -> Result<()> {
+    let script = "ip addr add 192.168.10.21/24 dev eth0
+        ip addr add fd00:10::21/64 dev eth0 nodad
+        ip link set eth0 up";
+    k.sh(&["sh", "-ec", script]).map(drop)
+}
+
+/// Tells host 1 of the VTEP at `vtep`, with further fields of its Node object, and of `k` behind it, and waits until it has them.
+///
+/// # Errors
+/// If it has not.
+pub fn declare(lab: &Lab, vtep: &str, node: &str) -> Result<()> {
+    let manifest = format!(
+        "kind: Node\nmetadata: {{name: switch}}\nspec: {{vteps: ['{vtep}'], foreign: true{node}, networks: \
+         [{{network: n1, prefixes: [192.168.10.16/28, 'fd00:10::20/124']}}]}}\n---\n\
+         kind: Endpoint\nmetadata: {{name: k}}\nspec: {{network: n1, node: switch, mac: '{MAC}', \
+         addresses: [192.168.10.21, 'fd00:10::21']}}\n"
+    );
+    // Written beside the directory and moved, so that the agent never reads half a file.
+    let draft = lab.host(1).directory().join("run/draft");
+    std::fs::write(&draft, manifest)?;
+    std::fs::rename(&draft, lab.host(1).manifests().join("foreign.yaml"))?;
+    let state = || lab.host(1).endpoint("k").ok()?.status.map(|status| status.state);
+    until("the foreign endpoint is there", || state() == Some(State::Ready))
+}
+
+/// Pings and transfers between `a` and `k`, both directions and families.
+///
+/// # Errors
+/// If a tool fails.
+///
+/// # Panics
+/// If something else arrives than was sent.
+pub fn everything(a: &Container, k: &Container) -> Result<()> {
+    a.ping("192.168.10.21")?;
+    a.ping("fd00:10::21")?;
+    k.ping("fd00:10::11")?;
+    for (from, to, address) in [
+        (a, k, "192.168.10.21:5000"),
+        (a, k, "[fd00:10::21]:5000"),
+        (k, a, "192.168.10.11:5000"),
+        (k, a, "[fd00:10::11]:5000"),
+    ] {
+        same_bytes(from, to, address)?;
+    }
+    Ok(())
+}
+
 /// TCP and UDP in one direction: what arrives is what was sent.
 ///
 /// # Errors
@@ -100,18 +140,7 @@ pub fn found(container: &Container, address: &str, mac: &str) -> Result<bool> {
 /// # Panics
 /// If something else arrives.
 pub fn same_bytes(from: &Container, to: &Container, address: &str) -> Result<()> {
+    same(from, to, "tcp", address, &["--sizes", SIZES])?;
     // A switch in user space loses what it has no time for.
-    for (kind, slowly) in [("tcp", &[][..]), ("udp", &["--pause", "6"])] {
-        let server = to.serve(&[&format!("exact-{kind}-sink"), "--bind", address])?;
-        let send = format!("exact-{kind}-send");
-        let line = [send.as_str(), "--to", address, "--sizes", "1-20,1380-1450,9000"];
-        let sent = from.traffic(&[&line, slowly].concat())?;
-        let received = server.report()?;
-        assert_eq!(
-            (&sent["bytes"], &sent["hash"]),
-            (&received["bytes"], &received["hash"]),
-            "{send} {address}"
-        );
-    }
-    Ok(())
+    same(from, to, "udp", address, &["--sizes", SIZES, "--pause", "6"])
 }

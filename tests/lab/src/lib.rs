@@ -19,6 +19,7 @@ mod agent;
 mod capture;
 mod container;
 mod docker;
+pub mod exact;
 pub mod foreign;
 mod host;
 mod inspect;

@@ -70,7 +70,7 @@ impl Drop for Server {
     }
 }
 
-fn client(mut command: Command) -> Result<Value> {
+pub(crate) fn client(mut command: Command) -> Result<Value> {
     let result = output(&mut command)?;
     if !result.success() {
         bail!("fabric-traffic: {}", result.stderr.trim());

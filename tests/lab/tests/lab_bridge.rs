@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result};
-use fabric_lab::{Capture, Container, Lab, UNDERLAY, until};
+use fabric_lab::{Capture, Container, Lab, UNDERLAY, exact::same_bytes, until};
 
 const V4: &str = "192.168.10.0/24";
 const V6: &str = "fd00:10::/64";
@@ -23,24 +23,6 @@ fn attach(lab: &Lab, host: usize, name: &str, network: &str, addresses: &[&str])
     let args: Vec<&str> = addresses.iter().flat_map(|address| ["--ip", address]).collect();
     lab.host(host).attach(&container, name, network, &args)?;
     Ok(container)
-}
-
-/// TCP and UDP in one direction: what arrives is what was sent.
-fn same_bytes(from: &Container, to: &Container, address: &str) -> Result<()> {
-    for (sink, send, sizes) in [
-        ("exact-tcp-sink", "exact-tcp-send", "1-40,1400-1460,65536,65536"),
-        ("exact-udp-sink", "exact-udp-send", "1-40,1400-1460,9000"),
-    ] {
-        let server = to.serve(&[sink, "--bind", address])?;
-        let sent = from.traffic(&[send, "--to", address, "--sizes", sizes])?;
-        let received = server.report()?;
-        assert_eq!(
-            (&sent["bytes"], &sent["hash"]),
-            (&received["bytes"], &received["hash"]),
-            "{send} {address}"
-        );
-    }
-    Ok(())
 }
 
 #[test]

@@ -13,22 +13,6 @@ fn capture(lab: &Lab, filter: &str) -> Result<Capture> {
     Capture::start(|line| lab.host(1).command(line), UNDERLAY, filter, file)
 }
 
-/// Both directions and families.
-fn everything(a: &Container, k: &Container) -> Result<()> {
-    a.ping("192.168.10.21")?;
-    a.ping("fd00:10::21")?;
-    k.ping("fd00:10::11")?;
-    for (from, to, address) in [
-        (a, k, "192.168.10.21:5000"),
-        (a, k, "[fd00:10::21]:5000"),
-        (k, a, "192.168.10.11:5000"),
-        (k, a, "[fd00:10::11]:5000"),
-    ] {
-        foreign::same_bytes(from, to, address)?;
-    }
-    Ok(())
-}
-
 /// The wire of host 1 as hardware without offloads would have it: every frame cut and summed up.
 fn without_offloads(lab: &Lab) -> Result<()> {
     lab.host(1).sh(&["ethtool", "-K", UNDERLAY, "tx", "off", "tso", "off", "gso", "off"]).map(drop)
@@ -41,7 +25,7 @@ fn checksummed(id: &str, over_v6: bool, device: &str) -> Result<(Container, Cont
     without_offloads(&lab)?;
     let own = if over_v6 { lab.host(1).address6() } else { lab.host(1).address() };
     let wire = capture(&lab, &format!("udp dst port 4789 and src host {own}"))?;
-    everything(&a, &k)?;
+    foreign::everything(&a, &k)?;
     let lines = wire.text(&["-vv"])?;
     let right = lines.iter().filter(|line| line.contains("[udp sum ok] VXLAN")).count();
     let outer: Vec<_> = lines.iter().filter(|line| line.contains("VXLAN")).collect();
@@ -82,7 +66,7 @@ fn another_port_is_used_on_both_sides() -> Result<()> {
     )?;
     let before = lab.host(1).counts()?;
     let wire = capture(&lab, "udp")?;
-    everything(&a, &k)?;
+    foreign::everything(&a, &k)?;
     let lines = wire.text(&[])?;
     let to = |port: &str| lines.iter().filter(|line| line.contains(&format!(".{port}: "))).count();
     assert!(to("8472") > 500, "{} lines", lines.len());

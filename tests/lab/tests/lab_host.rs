@@ -2,7 +2,11 @@
 //! leave nothing behind.
 
 use anyhow::{Context, Result};
-use fabric_lab::{Container, Host, Lab, until};
+use fabric_lab::{
+    Container, Host, Lab,
+    exact::{Place, same},
+    until,
+};
 
 const V4: &str = "192.168.10.0/24";
 const V6: &str = "fd00:10::/64";
@@ -65,14 +69,14 @@ fn the_host_is_an_endpoint_like_the_others() -> Result<()> {
     }
     for (port, address) in (5000..).zip(["192.168.10.11", "fd00:10::11"]) {
         let address = at(address, port);
-        bulk(&|args| h1.traffic(args), &|args| a.serve(args), &address)?;
-        bulk(&|args| h2.traffic(args), &|args| a.serve(args), &address)?;
+        bulk(h1, &a, &address)?;
+        bulk(h2, &a, &address)?;
     }
     for (port, address) in (6000..).zip(&own1) {
         let address = at(address, port);
-        bulk(&|args| a.traffic(args), &|args| h1.serve(args), &address)?;
-        bulk(&|args| b.traffic(args), &|args| h1.serve(args), &address)?;
-        bulk(&|args| h2.traffic(args), &|args| h1.serve(args), &address)?;
+        bulk(&a, h1, &address)?;
+        bulk(&b, h1, &address)?;
+        bulk(h2, h1, &address)?;
     }
     for (host, before) in lab.hosts().iter().zip(&before) {
         let drops = host.counts()?.since(before).drops();
@@ -82,26 +86,9 @@ fn the_host_is_an_endpoint_like_the_others() -> Result<()> {
 }
 
 /// TCP and UDP in one direction, large writes among them: what arrives is what was sent.
-fn bulk(
-    client: &dyn Fn(&[&str]) -> Result<serde_json::Value>,
-    serve: &dyn Fn(&[&str]) -> Result<fabric_lab::Server>,
-    address: &str,
-) -> Result<()> {
-    let large = ["65536"; 64].join(",");
-    for (sink, send, sizes) in [
-        ("exact-tcp-sink", "exact-tcp-send", large.as_str()),
-        ("exact-udp-sink", "exact-udp-send", "1-40,1400-1402,9000"),
-    ] {
-        let server = serve(&[sink, "--bind", address])?;
-        let sent = client(&[send, "--to", address, "--sizes", sizes])?;
-        let received = server.report()?;
-        assert_eq!(
-            (&sent["bytes"], &sent["hash"]),
-            (&received["bytes"], &received["hash"]),
-            "{send} {address}"
-        );
-    }
-    Ok(())
+fn bulk(from: &impl Place, to: &impl Place, address: &str) -> Result<()> {
+    same(from, to, "tcp", address, &["--sizes", &["65536"; 64].join(",")])?;
+    same(from, to, "udp", address, &["--sizes", "1-40,1400-1402,9000"])
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Segmentation and checksum offload: whatever the containers' devices leave to later, the same bytes arrive.
 
 use anyhow::{Context, Result};
-use fabric_lab::{Capture, Container, Lab, UNDERLAY};
+use fabric_lab::{Capture, Container, Lab, UNDERLAY, exact::same};
 
 const SWITCHES: [&str; 3] = ["tx", "tso", "gro"];
 
@@ -30,19 +30,6 @@ fn switch(container: &Container, on: [bool; 3]) -> Result<()> {
     for (name, on) in wanted {
         assert_eq!(is_on(name), on, "{name}: {features}");
     }
-    Ok(())
-}
-
-/// Sends, and compares what arrived.
-fn same(from: &Container, to: &Container, kind: &str, address: &str, more: &[&str]) -> Result<()> {
-    let server = to.serve(&[&format!("exact-{kind}-sink"), "--bind", address])?;
-    let send = format!("exact-{kind}-send");
-    let sent = from.traffic(&[&[send.as_str(), "--to", address], more].concat())?;
-    let received = server.report()?;
-    let what = |report: &serde_json::Value| {
-        (report["bytes"].clone(), report["packets"].clone(), report["hash"].clone())
-    };
-    assert_eq!(what(&sent), what(&received), "{send} {address} {more:?}");
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use fabric_lab::{
     Capture, Container, Lab, Options, UNDERLAY,
+    exact::same,
     foreign::{self, Foreign},
     until,
 };
@@ -31,19 +32,6 @@ fn scene(id: &str, hosts: usize, lost: &[(usize, &str)]) -> Result<(Vec<Containe
     }
     lab.declare_peers()?;
     Ok((containers, lab))
-}
-
-/// Sends, and compares what arrived.
-fn same(from: &Container, to: &Container, kind: &str, address: &str, more: &[&str]) -> Result<()> {
-    let server = to.serve(&[&format!("exact-{kind}-sink"), "--bind", address])?;
-    let send = format!("exact-{kind}-send");
-    let sent = from.traffic(&[&[send.as_str(), "--to", address], more].concat())?;
-    let received = server.report()?;
-    let what = |report: &serde_json::Value| {
-        (report["bytes"].clone(), report["packets"].clone(), report["hash"].clone())
-    };
-    assert_eq!(what(&sent), what(&received), "{send} {address} {more:?}");
-    Ok(())
 }
 
 /// Pings, bulk and segments in both directions and families between two containers at .A1 and .B1.
@@ -110,17 +98,7 @@ fn each_pair_of_hosts_uses_a_family_that_both_have() -> Result<()> {
 fn linux_peer(id: &str, device: &str, taken: &str, not_taken: &str) -> Result<()> {
     let (a, k, lab) = foreign::lab(id, &Foreign { over_v6: true, device, ..Foreign::default() })?;
     let before = lab.host(1).counts()?;
-    a.ping("192.168.10.21")?;
-    a.ping("fd00:10::21")?;
-    k.ping("fd00:10::11")?;
-    for (from, to, address) in [
-        (&a, &k, "192.168.10.21:5000"),
-        (&a, &k, "[fd00:10::21]:5000"),
-        (&k, &a, "192.168.10.11:5000"),
-        (&k, &a, "[fd00:10::11]:5000"),
-    ] {
-        foreign::same_bytes(from, to, address)?;
-    }
+    foreign::everything(&a, &k)?;
     let moved = lab.host(1).counts()?.since(&before);
     assert!(moved.get(&format!("{taken} action local")) > 100, "{moved:?}");
     assert_eq!(moved.get(&format!("{not_taken} action local")), 0, "{moved:?}");

@@ -3,7 +3,11 @@
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use fabric_lab::{Capture, Container, Lab, Options, UNDERLAY, stdout_of};
+use fabric_lab::{
+    Capture, Container, Lab, Options, UNDERLAY,
+    exact::{self, Place},
+    stdout_of,
+};
 
 const V4: &str = "192.168.10.21:5000";
 const V6: &str = "[fd00:10::21]:5000";
@@ -108,15 +112,7 @@ impl Scene {
 
     /// Sends from the one container to the other, and compares what arrived.
     fn same(&self, kind: &str, to: &str, more: &[&str]) -> Result<()> {
-        let server = self.b.serve(&[&format!("exact-{kind}-sink"), "--bind", to])?;
-        let send = format!("exact-{kind}-send");
-        let sent = self.a.traffic(&[&[send.as_str(), "--to", to], more].concat());
-        let sent = sent.with_context(|| format!("{kind} to {to}"))?;
-        let received = server.report()?;
-        for field in ["bytes", "packets", "hash"] {
-            assert_eq!(sent[field], received[field], "{field} of {kind} to {to} with {more:?}");
-        }
-        Ok(())
+        exact::same(&self.a, &self.b, kind, to, more)
     }
 
     /// Ten megabytes in each family, and datagrams that are larger than any MTU.
@@ -252,6 +248,12 @@ fn ipv6_inside_is_refused_where_it_does_not_fit() -> Result<()> {
     Ok(())
 }
 
+/// Datagrams that have to be cut for the one network or the other, and a stream.
+fn exchange(from: &impl Place, to: &impl Place, address: &str) -> Result<()> {
+    exact::same(from, to, "udp", address, &["--sizes", "1240-1300,1390-1430,3000,9000"])?;
+    exact::same(from, to, "tcp", address, &["--sizes", "65536,65536"])
+}
+
 /// Routed into a network that carries less, near and far; and from the host itself, whose interface there is too large.
 #[test]
 fn routed_packets_and_the_hosts_own_are_fragmented_too() -> Result<()> {
@@ -283,18 +285,10 @@ fn routed_packets_and_the_hosts_own_are_fragmented_too() -> Result<()> {
     a.sh(&["sh", "-ec", line])?;
     lab.host(1).sh(&["sh", "-ec", line])?;
     let before = lab.host(1).counts()?;
-    let exchange = |send: &dyn Fn(&[&str]) -> Result<serde_json::Value>, to: &Container, address: &str| {
-        for (kind, sizes) in [("udp", "1240-1300,1390-1430,3000,9000"), ("tcp", "65536,65536")] {
-            let server = to.serve(&[&format!("exact-{kind}-sink"), "--bind", address])?;
-            let sent = send(&[&format!("exact-{kind}-send"), "--to", address, "--sizes", sizes])?;
-            assert_eq!(sent["hash"], server.report()?["hash"], "{kind} to {address}");
-        }
-        anyhow::Ok(())
-    };
-    exchange(&|args| a.traffic(args), &near, "192.168.20.11:5000")?;
+    exchange(&a, &near, "192.168.20.11:5000")?;
     let here = lab.host(1).counts()?.since(&before);
     assert!(here.get("from_frag action local") > 10, "{here:?}");
-    exchange(&|args| a.traffic(args), &far, "192.168.20.21:5000")?;
+    exchange(&a, &far, "192.168.20.21:5000")?;
 
     let networks = lab.host(1).networks()?;
     let blue = networks.iter().find(|network| network.metadata.name == "blue").context("the network")?;
@@ -305,7 +299,7 @@ fn routed_packets_and_the_hosts_own_are_fragmented_too() -> Result<()> {
         lab.host(1).sh(&["ip", "link", "set", side, "mtu", INFLATED])?;
     }
     let host = lab.host(1);
-    exchange(&|args| host.traffic(args), &b, "192.168.10.21:5000")?;
+    exchange(host, &b, "192.168.10.21:5000")?;
     lab.host_mut(1).start_agent()?;
     let moved = lab.host(1).counts()?.since(&before);
     assert!(moved.drops().is_empty(), "{:?}", moved.drops());

@@ -3,7 +3,11 @@
 use std::fs;
 
 use anyhow::Result;
-use fabric_lab::{Container, Lab, until};
+use fabric_lab::{
+    Container, Lab,
+    exact::{same, same_bytes},
+    until,
+};
 
 const BLUE: &[&str] = &["blue", "--subnet", "192.168.10.0/24", "--subnet", "fd00:10::/64", "--vni", "100"];
 const RED: &[&str] = &["red", "--subnet", "192.168.20.0/24", "--subnet", "fd00:20::/64", "--vni", "200"];
@@ -29,15 +33,6 @@ fn let_in(lab: &Lab, networks: &str) -> Result<()> {
 fn probe(from: &Container, more: &[&str], to: &str) -> Result<String> {
     let output = from.exec(&[&["ping", "-n", "-c1", "-W2"], more, &[to]].concat())?;
     Ok(format!("{}{}", output.stdout, output.stderr))
-}
-
-fn exchange(from: &Container, to: &Container, address: &str) -> Result<()> {
-    for (kind, sizes) in [("tcp", "1-40,1400-1460,65536,65536"), ("udp", "1-40,1400-1420")] {
-        let server = to.serve(&[&format!("exact-{kind}-sink"), "--bind", address])?;
-        let sent = from.traffic(&[&format!("exact-{kind}-send"), "--to", address, "--sizes", sizes])?;
-        assert_eq!(sent["hash"], server.report()?["hash"], "{kind} to {address}");
-    }
-    Ok(())
 }
 
 #[test]
@@ -78,7 +73,7 @@ fn networks_reach_each_other_while_they_are_opened() -> Result<()> {
         (&far, &blue, "192.168.10.11:5000"),
         (&far, &blue, "[fd00:10::11]:5000"),
     ] {
-        exchange(from, to, address)?;
+        same_bytes(from, to, address)?;
     }
     for (host, before) in lab.hosts().iter().zip(&before) {
         let moved = host.counts()?.since(before);
@@ -131,9 +126,7 @@ fn the_mtu_of_the_other_network_is_learned() -> Result<()> {
     ] {
         let text = probe(&blue, &["-M", "do", "-s", "1350"], host)?;
         assert!(text.contains("mtu = 1300") || text.contains("mtu=1300"), "{text}");
-        let server = to.serve(&["exact-tcp-sink", "--bind", address])?;
-        let sent = blue.traffic(&["exact-tcp-send", "--to", address, "--sizes", "65536,65536,65536"])?;
-        assert_eq!(sent["hash"], server.report()?["hash"], "{address}");
+        same(&blue, to, "tcp", address, &["--sizes", "65536,65536,65536"])?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Containers whose interfaces are larger than the underlay: the sender is told, and everything gets there all the same.
 
 use anyhow::{Context, Result};
-use fabric_lab::{Container, Host, Lab};
+use fabric_lab::{Container, Host, Lab, exact::same};
 
 /// The underlay has 1500.
 const INNER: &str = "1450";
@@ -37,10 +37,7 @@ fn a_sender_with_a_larger_mtu_learns_the_right_one() -> Result<()> {
         {
             a.sh(&["ip", family, "route", "flush", "cache"])?;
             for (kind, sizes) in [("tcp", "1-40,65536,65536,65536"), ("udp", "1-40,1400-1430")] {
-                let server = b.serve(&[&format!("exact-{kind}-sink"), "--bind", socket])?;
-                let sent = a.traffic(&[&format!("exact-{kind}-send"), "--to", socket, "--sizes", sizes])?;
-                let received = server.report()?;
-                assert_eq!(sent["hash"], received["hash"], "{kind} to {to} with tx {tx}");
+                same(&a, &b, kind, socket, &["--sizes", sizes])?;
             }
             let route = a.sh(&["ip", family, "route", "get", to])?;
             assert!(route.contains(&format!("mtu {INNER}")), "tx {tx}: TCP learned another MTU: {route}");

@@ -2,7 +2,7 @@
 //! traffic.
 
 use anyhow::{Context, Result};
-use fabric_lab::{Container, Lab, Options, UNDERLAY, until};
+use fabric_lab::{Container, Lab, Options, UNDERLAY, exact::same, until};
 
 const A: [&str; 2] = ["192.168.10.11", "fd00:10::11"];
 const B: [&str; 2] = ["192.168.10.21", "fd00:10::21"];
@@ -39,13 +39,7 @@ fn bytes_arrive(from: &Container, to: &Container, to_addresses: [&str; 2]) -> Re
         let to_address =
             if address.contains(':') { format!("[{address}]:5000") } else { format!("{address}:5000") };
         for kind in ["tcp", "udp"] {
-            let server = to.serve(&[&format!("exact-{kind}-sink"), "--bind", &to_address])?;
-            let send = format!("exact-{kind}-send");
-            let sent = from.traffic(&[&send, "--to", &to_address, "--sizes", "1,1300-1460,9000,65000"])?;
-            let received = server.report()?;
-            for what in ["bytes", "hash"] {
-                assert_eq!(sent[what], received[what], "{kind} {to_address}: {what}");
-            }
+            same(from, to, kind, &to_address, &["--sizes", "1,1300-1460,9000,65000"])?;
         }
     }
     Ok(())
