@@ -228,14 +228,10 @@ impl Cluster {
         let mut taken: Vec<Network> = Vec::new();
         let mut refused = Vec::new();
         for network in self.networks.values_mut().filter(|network| network.host_access) {
-            let clash = taken.iter().find_map(|other| Some((network.overlap(other)?, &other.name)));
-            let Some(((own, theirs), holder)) = clash else {
+            let Some(text) = taken.iter().find_map(|other| network.host_access_clash(other)) else {
                 taken.push(network.clone());
                 continue;
             };
-            let text = format!(
-                "subnet {own} overlaps {theirs} of network {holder}, and both have host access: choose another subnet, or leave out hostAccess"
-            );
             network.host_access = false;
             refused.push((network.name.clone(), text));
         }

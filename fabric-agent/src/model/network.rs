@@ -92,6 +92,15 @@ impl Network {
         pairs.into_iter().find(|(own, theirs)| own.contains(theirs) || theirs.contains(own))
     }
 
+    /// Why the host can't be in this network beside `holder`, where it is already; absent if it can.
+    pub fn host_access_clash(&self, holder: &Self) -> Option<String> {
+        let (own, theirs) = self.overlap(holder)?;
+        Some(format!(
+            "subnet {own} overlaps {theirs} of network {}, and both have host access: choose another subnet, or leave out hostAccess",
+            holder.name
+        ))
+    }
+
     /// Whether any subnet is IPv6.
     pub fn has_v6(&self) -> bool {
         self.subnets.iter().any(|s| s.net.addr().is_ipv6())

@@ -176,14 +176,24 @@ impl Draft {
         self.nodes_are_declared(&after)
     }
 
-    /// A VNI and a VTEP address stay with who has them: a cluster prefers by name, which is no answer to somebody who asks
-    /// for one that is taken.
+    /// A VNI, a VTEP address and the host's route to a subnet stay with who has them: a cluster prefers by name, which is no
+    /// answer to somebody who asks for one that is taken.
     fn holders_stay(&self, after: &Cluster) -> Result<(), ServiceError> {
         let untouched = |kind: &str, name: &str| !self.touched.contains(&(kind.to_owned(), name.to_owned()));
         let gone = |n: &&Network| !after.networks.contains_key(&n.name) && untouched("Network", &n.name);
         for old in self.before.networks.values().filter(gone) {
             if let Some(new) = after.networks.values().find(|n| n.vni == old.vni) {
                 let text = format!("VNI {} belongs to network {}: choose another one", old.vni, old.name);
+                return Err(ServiceError::invalid(named("Network", &new.name, &text)));
+            }
+        }
+        let lost = |n: &&Network| {
+            let now = after.networks.get(&n.name);
+            n.host_access && untouched("Network", &n.name) && now.is_some_and(|now| !now.host_access)
+        };
+        for old in self.before.networks.values().filter(lost) {
+            let mut with_host = after.networks.values().filter(|n| n.host_access);
+            if let Some((new, text)) = with_host.find_map(|n| Some((n, n.host_access_clash(old)?))) {
                 return Err(ServiceError::invalid(named("Network", &new.name, &text)));
             }
         }

@@ -6,7 +6,10 @@ use fabric_api::status::{EndpointCounters, State};
 use futures::future::BoxFuture;
 
 use super::*;
-use crate::{plan::desired::NodeFacts, store::EmbeddedStore};
+use crate::{
+    plan::desired::{NodeFacts, UplinkFacts},
+    store::EmbeddedStore,
+};
 
 /// A kernel that takes everything, unless told otherwise.
 #[derive(Default)]
@@ -14,6 +17,7 @@ struct Fake {
     refuses: AtomicBool,
     hangs: AtomicBool,
     resets: Mutex<Vec<u32>>,
+    uplinks: Mutex<Vec<UplinkFacts>>,
 }
 
 impl Kernel for Fake {
@@ -30,7 +34,8 @@ impl Kernel for Fake {
     }
 
     fn facts(&self) -> NodeFacts {
-        NodeFacts { node: "n1".to_owned(), ..NodeFacts::default() }
+        let uplinks = self.uplinks.lock().unwrap().clone();
+        NodeFacts { node: "n1".to_owned(), uplinks, ..NodeFacts::default() }
     }
 
     fn counters(&self, _slot: u32) -> Option<EndpointCounters> {
@@ -401,3 +406,4 @@ async fn of_two_requests_that_exclude_each_other_one_is_refused() {
 }
 
 mod openings;
+mod underlay;

@@ -169,6 +169,7 @@ impl Service {
                     applied.push((i, answer(object, outcome)));
                 }
                 draft.validate()?;
+                draft.networks_fit()?;
                 applied.sort_by_key(|(i, _)| *i);
                 Ok(applied.into_iter().map(|(_, a)| a).collect())
             })

@@ -1,10 +1,18 @@
 //! Networks and nodes in a draft: what is chosen for them and when they may go.
 
+use std::net::IpAddr;
+
 use fabric_api::{Network, Node, Object};
 use fabric_common::vni::VNI_MAX;
 
-use super::{super::ServiceError, Draft, VNI_CURSOR};
-use crate::{model, plan};
+use super::{super::ServiceError, Draft, VNI_CURSOR, named};
+use crate::{
+    model::{self, Cluster},
+    plan::{
+        self,
+        desired::{NodeFacts, RouteFacts},
+    },
+};
 
 /// The first VNI that is given away by itself; those below are left to people.
 const FIRST_VNI: u32 = 4096;
@@ -29,23 +37,34 @@ impl Draft {
             self.cursors.insert(VNI_CURSOR.to_owned(), Some(name.clone()));
         }
         let checked = model::Network::new(new)?;
-        let limit = plan::underlay_mtu(&self.before, &self.facts);
-        if let Some(mtu) = checked.mtu.filter(|mtu| *mtu > limit) {
-            return Err(ServiceError::invalid(format!(
-                "mtu {mtu} is more than the underlay carries: use at most {limit}, or raise the uplinks' MTU"
-            )));
-        }
-        plan::check_mtu(&checked, limit).map_err(ServiceError::invalid)?;
-        if checked.host_access
-            && let Some(text) = plan::access_conflict(&checked, &self.before, &self.facts)
-        {
-            return Err(ServiceError::invalid(text));
-        }
+        fits(&checked, &self.before, &self.facts).map_err(ServiceError::invalid)?;
         if old.is_some_and(|o| o.spec.vni != new.spec.vni) {
             self.network_is_unused(&name)?;
         }
         if let Some(old) = old {
             new.status.clone_from(&old.status);
+        }
+        Ok(())
+    }
+
+    /// Refuses networks of this draft that do not fit the underlay with the nodes of this draft: each was checked with the
+    /// nodes that were there before. Nobody has looked for the way to a new VTEP yet, so it is taken for the uplink that has an
+    /// address of its family.
+    pub(in crate::service) fn networks_fit(&self) -> Result<(), ServiceError> {
+        let objects: Vec<Object> = self.objects.values().cloned().collect();
+        let after = Cluster::from_objects(&objects);
+        let (node, mut facts) = (&self.settings.node, self.facts.clone());
+        let known = self.before.remote_vteps(node);
+        for vtep in after.remote_vteps(node).into_iter().filter(|vtep| !known.contains(vtep)) {
+            let same_family = |own: &IpAddr| own.is_ipv6() == vtep.is_ipv6();
+            if let Some(uplink) = facts.uplinks.iter().find(|uplink| uplink.vteps.iter().any(same_family)) {
+                facts.routes.entry(vtep).or_insert(RouteFacts { ifindex: uplink.ifindex, mtu: None });
+            }
+        }
+        let asked = |name: &str| self.touched.contains(&("Network".to_owned(), name.to_owned()));
+        for network in after.networks.values().filter(|network| asked(&network.name)) {
+            let refused = |text: String| ServiceError::invalid(named("Network", &network.name, &text));
+            fits(network, &after, &facts).map_err(refused)?;
         }
         Ok(())
     }
@@ -73,7 +92,7 @@ impl Draft {
             }
             return Ok(());
         }
-        let own = |vtep: &&std::net::IpAddr| self.facts.uplinks.iter().any(|u| u.vteps.contains(vtep));
+        let own = |vtep: &&IpAddr| self.facts.uplinks.iter().any(|u| u.vteps.contains(vtep));
         match node.vteps.iter().find(own) {
             Some(vtep) => Err(ServiceError::invalid(format!(
                 "VTEP address {vtep} is this node's own ({}): correct the address or the name",
@@ -128,6 +147,19 @@ impl Draft {
         }
         Ok(())
     }
+}
+
+/// Whether the underlay can carry a network.
+fn fits(network: &model::Network, cluster: &Cluster, facts: &NodeFacts) -> Result<(), String> {
+    let limit = plan::underlay_mtu(cluster, facts);
+    if let Some(mtu) = network.mtu.filter(|mtu| *mtu > limit) {
+        return Err(format!(
+            "mtu {mtu} is more than the underlay carries: use at most {limit}, or raise the uplinks' MTU"
+        ));
+    }
+    plan::check_mtu(network, limit)?;
+    let conflict = if network.host_access { plan::access_conflict(network, cluster, facts) } else { None };
+    conflict.map_or(Ok(()), Err)
 }
 
 fn list(names: &[&str]) -> String {
