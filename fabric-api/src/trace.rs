@@ -56,7 +56,8 @@ pub struct TraceReport {
     pub endpoint: String,
     /// The node that it is sent to; empty if it stays here.
     pub next_node: String,
-    /// The frame as it left the program, hexadecimal; empty if it was dropped.
+    /// The frame as it left the program, hexadecimal: on its way, or the answer to the sender, also the ICMP error that a dropped
+    /// packet is answered with. Empty if nothing left it.
     pub result: String,
     /// What this node knows of the way that is left.
     pub known: Vec<String>,

@@ -28,6 +28,8 @@ use super::{
 
 /// Room for what a program adds to a frame.
 const HEADROOM: usize = 256;
+/// The code of a program that ends a packet (`include/uapi/linux/pkt_cls.h`).
+const TC_ACT_SHOT: u32 = 2;
 /// Bytes of the buffers that nobody reads.
 const EVENTS: u32 = 4096;
 
@@ -40,6 +42,8 @@ pub struct Walked {
     pub end: Option<Mark>,
     /// The frame as the program left it.
     pub frame: Vec<u8>,
+    /// Whether a frame goes on from the program: that one, or the error that a dropped packet is answered with.
+    pub goes_on: bool,
 }
 
 /// Walks frames. Cheap to clone; one walk at a time.
@@ -122,7 +126,8 @@ impl Tracer {
         let failed = |error| aya_error(stage::MAP, "read it", &error);
         let marks = Array::<&MapData, u32>::try_from(map).map_err(failed)?;
         let count = marks.get(&0, 0).map_err(failed)?.min(stage::ENTRIES - 1);
-        let mut walked = Walked { stages: Vec::new(), end: None, frame: out };
+        let goes_on = result.return_value != TC_ACT_SHOT;
+        let mut walked = Walked { stages: Vec::new(), end: None, frame: out, goes_on };
         for at in 1..=count {
             match Mark::from_word(marks.get(&at, 0).map_err(failed)?) {
                 Some(Mark::Passed(stage)) => walked.stages.push(stage),

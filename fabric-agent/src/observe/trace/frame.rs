@@ -60,6 +60,24 @@ pub(super) fn build(src_mac: Mac, dst_mac: Mac, src: IpAddr, dst: IpAddr, payloa
     [&dst_mac.bytes[..], &src_mac.bytes, &ether_type, &header, &segment].concat()
 }
 
+/// An ICMP error (RFC 792, RFC 1191, RFC 4443) in words: what it says, and whose word it is. As the programs write it: no IP
+/// options, no extension headers.
+pub(super) fn error(frame: &[u8]) -> Option<String> {
+    let (from, _) = addresses(frame, ETH)?;
+    let icmp = frame.get(ETH + if from.is_v4() { 20 } else { 40 }..)?.first_chunk::<8>()?;
+    let mtu = u16::from_be_bytes([icmp[6], icmp[7]]);
+    let (name, says) = match (from.is_v4(), icmp[0], icmp[1]) {
+        (true, 3, 4) => ("ICMP", format!("fragmentation needed, MTU {mtu}")),
+        (true, 3, code) => ("ICMP", format!("destination unreachable, code {code}")),
+        (true, 11, _) => ("ICMP", "time exceeded".to_owned()),
+        (false, 1, code) => ("ICMPv6", format!("destination unreachable, code {code}")),
+        (false, 2, _) => ("ICMPv6", format!("packet too big, MTU {mtu}")),
+        (false, 3, _) => ("ICMPv6", "time exceeded".to_owned()),
+        (v4, kind, code) => (if v4 { "ICMP" } else { "ICMPv6" }, format!("type {kind}, code {code}")),
+    };
+    Some(format!("{name} {says}, from {from}"))
+}
+
 fn ports(to: u16) -> [u8; 4] {
     let ([a, b], [c, d]) = (SOURCE_PORT.to_be_bytes(), to.to_be_bytes());
     [a, b, c, d]
