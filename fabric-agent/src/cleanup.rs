@@ -7,12 +7,12 @@ use fabric_agent::{
     config::{Config, StoreAddress},
     dataplane,
     kernel::Netlink,
-    store::EmbeddedStore,
+    store::{self, EmbeddedStore, EtcdStore},
 };
 use nix::fcntl::{Flock, FlockArg};
 
 /// Removes the containers' veths, the agent's own devices, programs, links and pins, and the socket; with `purge` also the
-/// store. Returns one sentence for each; what is absent is success, so it can be done again. The store stays without
+/// store, or, where other hosts share it, this node and its endpoints in it. Returns one sentence for each; what is absent is success, so it can be done again. The store stays without
 /// `purge`: it is what people declared, not what the agent made of it, and nothing else knows it.
 pub(crate) async fn cleanup(config: &Config, purge: bool) -> anyhow::Result<Vec<String>> {
     dataplane::check_privileges()?;
@@ -29,9 +29,18 @@ pub(crate) async fn cleanup(config: &Config, purge: bool) -> anyhow::Result<Vec<
         done.push(format!("socket {} removed", path.display()));
     }
     if purge {
-        let StoreAddress::Local(directory) = &config.store;
-        if EmbeddedStore::purge(directory)? {
-            done.push(format!("store {} removed", directory.display()));
+        match &config.store {
+            StoreAddress::Local(directory) => {
+                if EmbeddedStore::purge(directory)? {
+                    done.push(format!("store {} removed", directory.display()));
+                }
+            }
+            StoreAddress::Etcd(access) => {
+                // Claiming the name shows that no agent of it runs elsewhere.
+                let store = EtcdStore::open(access.clone(), Some(&config.node)).await?;
+                let gone = store::leave(&store, &config.node).await?;
+                done.extend(gone.into_iter().map(|what| format!("{what} removed from {}", access.address())));
+            }
         }
     }
     Ok(done)

@@ -14,6 +14,7 @@ pub mod manifests;
 pub mod model;
 pub mod observe;
 pub mod plan;
+pub mod policy;
 pub mod probe;
 pub mod reconcile;
 pub mod service;

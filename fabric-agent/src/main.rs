@@ -13,7 +13,7 @@ use clap::Parser;
 use fabric_agent::{
     config::{Args, Command, Config, StoreAddress},
     observe::log::RecentLog,
-    store::{self, EmbeddedStore, Store},
+    store::{self, EmbeddedStore, EtcdStore, Store},
 };
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -81,11 +81,15 @@ fn log(config: &Config) -> RecentLog {
 }
 
 async fn export(config: &Config) -> anyhow::Result<()> {
-    let StoreAddress::Local(directory) = &config.store;
-    if !EmbeddedStore::exists(directory) {
-        bail!("there is no store in {}: name it with --store", directory.display());
-    }
-    let store = EmbeddedStore::open(directory)?;
+    let store: Box<dyn Store> = match &config.store {
+        StoreAddress::Local(directory) => {
+            if !EmbeddedStore::exists(directory) {
+                bail!("there is no store in {}: name it with --store", directory.display());
+            }
+            Box::new(EmbeddedStore::open(directory)?)
+        }
+        StoreAddress::Etcd(access) => Box::new(EtcdStore::open(access.clone(), None).await?),
+    };
     let snapshot = store.snapshot().await?;
     say(&store::export_yaml(&snapshot).context("can't write the store as YAML")?)
 }

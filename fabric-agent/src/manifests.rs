@@ -42,7 +42,11 @@ pub struct Manifests {
 impl Manifests {
     /// For a directory that need not exist yet.
     pub fn new(directory: PathBuf, service: Service) -> Self {
-        let owner = Owner::manifests(&directory);
+        let owner = if service.shares_store() {
+            Owner::manifests_on(&directory, service.node_name())
+        } else {
+            Owner::manifests(&directory)
+        };
         Self { directory, owner, service, known: BTreeMap::new(), reported: Vec::new() }
     }
 

@@ -21,7 +21,7 @@ use fabric_agent::{
     probe,
     reconcile::{Handle, KernelLinks, Reconciler, Settings},
     service::{Kernel, Service, ServiceSettings},
-    store::{EmbeddedStore, Fresh, Store},
+    store::{EmbeddedStore, EtcdStore, Fresh, Store},
 };
 use tokio::{
     net::UnixListener,
@@ -62,9 +62,15 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
             config.bpffs.display()
         );
     }
-    let StoreAddress::Local(directory) = &config.store;
-    let fresh = Fresh::before(directory);
-    let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(directory)?);
+    let (store, fresh): (Arc<dyn Store>, _) = match &config.store {
+        StoreAddress::Local(directory) => {
+            let fresh = Fresh::before(directory);
+            (Arc::new(EmbeddedStore::open(directory)?), Some(fresh))
+        }
+        StoreAddress::Etcd(access) => {
+            (Arc::new(EtcdStore::open(access.clone(), Some(&config.node)).await?), None)
+        }
+    };
     let listener = api::bind(&config.socket, "--socket")?;
     let _socket = SocketFile(config.socket.clone());
     let plugin = match &config.docker_plugin {
@@ -72,7 +78,9 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
         None => None,
     };
     let mut dataplane = Dataplane::open(&options(&config))?;
-    fresh.keep();
+    if let Some(fresh) = fresh {
+        fresh.keep();
+    }
     if let Some(logger) = dataplane.take_logger() {
         tracing::warn!("the programs log every drop: this costs them time");
         tokio::spawn(log_programs(logger));
@@ -97,7 +105,7 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
     let service = Service::new(
         Arc::clone(&store),
         Arc::new(handle.clone()),
-        ServiceSettings { node: config.node.clone(), slots: config.slots() },
+        ServiceSettings { node: config.node.clone(), slots: config.slots(), blocks: store.shared() },
     );
     let hub = EventHub::new(EVENT_BACKLOG);
     let mut reconciling = tokio::spawn(reconciler.run(changed, halted));
@@ -106,6 +114,7 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
     let reporter = Reporter::new(inspector, hub.clone(), log);
     tokio::spawn(pump_captured(dropped, captures.clone()));
     tokio::spawn(name_events(Arc::clone(&store), service.clone(), hub.clone()));
+    tokio::spawn(name_rules(handle.clone(), hub.clone()));
     if let Some(port) = config.probe_port {
         tokio::spawn(probe::run(port, handle.clone()));
     }
@@ -113,13 +122,16 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
         tracing::info!("this kernel has no {}: {}", feature.name, feature.note);
     }
 
-    let scanned = read_sources(&config, &service, &handle);
+    let sources = tokio::spawn(follow_sources(config.manifests.clone(), service.clone(), handle.clone()));
+    if service.shares_store() {
+        tokio::spawn(service.clone().keep_registered());
+    }
     let state = ApiState::new(service.clone(), hub, Arc::new(counters))
         .with_tracer(Arc::new(tracer))
         .with_captures(Arc::new(captures))
         .with_reports(Arc::new(reporter));
     let serve = async {
-        let manifests = scanned.await;
+        first_pass(&handle).await;
         let docker = plugin.map(|(listener, file)| {
             let (service, stopped) = (service.clone(), stopped.clone());
             let socket = config.docker_socket.clone();
@@ -127,15 +139,14 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
         });
         let serving = tokio::spawn(serve(listener, state, stopped));
         tracing::info!(node = config.node, socket = %config.socket.display(), "ready");
-        (manifests, serving, docker)
+        (serving, docker)
     };
-    let (manifests, mut serving, docker) = tokio::select! {
+    let (mut serving, docker) = tokio::select! {
         started = serve => started,
         _ = terminate.recv() => return end(&halt, reconciling).await,
         _ = interrupt.recv() => return end(&halt, reconciling).await,
         ended = &mut reconciling => return Err(anyhow!("the reconciler ended unexpectedly: {ended:?}")),
     };
-    let manifests = manifests.map(|manifests| tokio::spawn(manifests.run()));
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -146,9 +157,7 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
         ended = &mut reconciling => return Err(anyhow!("the reconciler ended unexpectedly: {ended:?}")),
     }
     tracing::info!("stopping; the datapath goes on without the agent");
-    if let Some(manifests) = manifests {
-        manifests.abort();
-    }
+    sources.abort();
     stop.send_replace(true);
     serving.await.context("the API's task failed")??;
     if let Some((task, _file)) = docker {
@@ -192,24 +201,26 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-/// Reads the manifests once, after a first pass has told the facts; then everything is known and deletes may begin.
-/// Returns after the pass that does them, so that nobody is told of a node that is not in sync yet.
-async fn read_sources(config: &Config, service: &Service, handle: &Handle) -> Option<Manifests> {
-    let mut manifests = None;
-    if let Some(directory) = &config.manifests {
-        handle.programmed(0).await;
-        let mut directory = Manifests::new(directory.clone(), service.clone());
-        directory.scan().await;
-        manifests = Some(directory);
-    }
+/// Reads the manifests once, after a first pass has told the facts; then everything is known and deletes may begin. Goes on to
+/// follow the manifests.
+async fn follow_sources(manifests: Option<PathBuf>, service: Service, handle: Handle) {
+    let Some(directory) = manifests else { return handle.sources_ready() };
+    handle.programmed(0).await;
+    let mut manifests = Manifests::new(directory, service);
+    manifests.scan().await;
     handle.sources_ready();
+    manifests.run().await;
+}
+
+/// Waits for the pass that does the first deletes, so that nobody is told of a node that is not in sync yet; not for ever, since a
+/// store may be away.
+async fn first_pass(handle: &Handle) {
     if tokio::time::timeout(START, handle.complete()).await.is_err() {
         tracing::warn!(
             "the first pass has not ended within {} s; the API is served meanwhile",
             START.as_secs()
         );
     }
-    manifests
 }
 
 /// Serves Docker. A fault of its socket is Docker's alone: the agent goes on.
@@ -258,6 +269,16 @@ async fn pump(drops: Events, hub: EventHub) {
 async fn pump_captured(dropped: CapturedDrops, captures: Captures) {
     let error = captures.pump(dropped).await;
     tracing::warn!("dropped packets can't be captured any more: {error}");
+}
+
+/// Keeps the names by which events call policies' rules up to date.
+async fn name_rules(handle: Handle, hub: EventHub) {
+    loop {
+        hub.set_rules(handle.rules());
+        if !handle.passed().await {
+            return;
+        }
+    }
 }
 
 /// Keeps the names by which events call networks and endpoints up to date.

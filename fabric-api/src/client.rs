@@ -20,7 +20,8 @@ use tokio::net::UnixStream;
 use crate::{
     capture::CaptureRequest,
     event::Event,
-    object::{Endpoint, Network, Node, Object},
+    object::{Endpoint, Namespace, Network, Node, Object},
+    policy::{LintFinding, PolicyAnswer, PolicyQuestion},
     report::Report,
     status::{Applied, Counter, ErrorBody, Status},
     trace::{TraceReport, TraceRequest},
@@ -148,6 +149,47 @@ impl Client {
     /// One node.
     pub async fn node(&self, name: &str) -> Result<Node, ClientError> {
         self.get(&named("nodes", name)).await
+    }
+
+    /// Every policy: ClusterNetworkPolicies, then NetworkPolicies, each by name.
+    pub async fn policies(&self) -> Result<Vec<Object>, ClientError> {
+        self.get("/v1/policies").await
+    }
+
+    /// One policy: `NAMESPACE/NAME` is a NetworkPolicy, `NAME` a ClusterNetworkPolicy or, if there is none, a NetworkPolicy of
+    /// the namespace `default`.
+    pub async fn policy(&self, name: &str) -> Result<Object, ClientError> {
+        self.get(&policy_path(name)).await
+    }
+
+    /// Removes a policy, named as for [`Self::policy`].
+    pub async fn delete_policy(&self, name: &str) -> Result<(), ClientError> {
+        self.delete(&policy_path(name)).await
+    }
+
+    /// Asks the policies whether one may talk to the other.
+    pub async fn test_policies(&self, question: &PolicyQuestion) -> Result<PolicyAnswer, ClientError> {
+        self.post("/v1/policies/test", question).await
+    }
+
+    /// What in the policies is probably not meant.
+    pub async fn lint_policies(&self) -> Result<Vec<LintFinding>, ClientError> {
+        self.get("/v1/policies/lint").await
+    }
+
+    /// Every namespace, by name.
+    pub async fn namespaces(&self) -> Result<Vec<Namespace>, ClientError> {
+        self.get("/v1/namespaces").await
+    }
+
+    /// One namespace.
+    pub async fn namespace(&self, name: &str) -> Result<Namespace, ClientError> {
+        self.get(&named("namespaces", name)).await
+    }
+
+    /// Removes a Namespace object.
+    pub async fn delete_namespace(&self, name: &str) -> Result<(), ClientError> {
+        self.delete(&named("namespaces", name)).await
     }
 
     /// Creates or changes objects, all or none.
@@ -344,6 +386,14 @@ impl Packets {
     }
 }
 
+/// Two names are routes of their own; the kind in front tells the policies apart from them.
+fn policy_path(name: &str) -> String {
+    match name {
+        "test" | "lint" => named("policies", &format!("ClusterNetworkPolicy/{name}")),
+        _ => named("policies", name),
+    }
+}
+
 fn named(kind: &str, name: &str) -> String {
     format!("/v1/{kind}/{}", encoded(name))
 }
@@ -363,7 +413,13 @@ fn encoded(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::named;
+    use super::{named, policy_path};
+
+    #[test]
+    fn a_policy_may_be_called_as_a_route_is() {
+        assert_eq!(policy_path("lint"), "/v1/policies/ClusterNetworkPolicy%2Flint");
+        assert_eq!(policy_path("shop/lint"), "/v1/policies/shop%2Flint");
+    }
 
     #[test]
     fn any_name_is_one_path_segment() {

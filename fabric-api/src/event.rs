@@ -15,6 +15,9 @@ pub struct Event {
     pub hook: String,
     /// Drop reason.
     pub reason: String,
+    /// Name of the policy rule that decided, like `NetworkPolicy/shop/db/ingress`; absent if none did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
     /// Network name; the VNI as text if no network has it; empty if it was not reached.
     pub network: String,
     /// VNI.

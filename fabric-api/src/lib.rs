@@ -10,9 +10,10 @@ pub mod client;
 pub mod event;
 pub mod object;
 pub mod parse;
+pub mod policy;
 pub mod report;
 pub mod status;
 pub mod trace;
 
 pub use event::Event;
-pub use object::{Endpoint, Metadata, Network, Node, Object};
+pub use object::{ClusterNetworkPolicy, Endpoint, Metadata, Namespace, Network, NetworkPolicy, Node, Object};

@@ -1,6 +1,6 @@
 //! Objects: what is declared with `fabric apply`, the CLI's verbs or a manifest directory.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{borrow::Cow, collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -8,8 +8,19 @@ use utoipa::ToSchema;
 
 use crate::status::{EndpointStatus, NetworkStatus, NodeStatus};
 
+mod cluster_policy;
+mod namespace;
+mod network_policy;
+
+pub use cluster_policy::*;
+pub use namespace::Namespace;
+pub use network_policy::*;
+
 /// The version of the object format.
 pub const API_VERSION: &str = "fabric/v1";
+
+/// The namespace of a NetworkPolicy that names none.
+pub const DEFAULT_NAMESPACE: &str = "default";
 
 /// What every object has beside its own fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -17,9 +28,15 @@ pub const API_VERSION: &str = "fabric/v1";
 pub struct Metadata {
     /// Unique among objects of its kind: 1 to 63 characters of `a-z`, `0-9`, `-` and `.`, first and last a letter or digit.
     pub name: String,
+    /// Of a NetworkPolicy: its namespace, `default` if absent. Other kinds have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
     /// Free labels; policies select by them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Free text for people and tools. Kept, and of no effect.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
     /// The front door that owns the object (`cli`, `manifests:DIR`, …). Set by the agent; only the owner may change or
     /// remove the object.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -27,6 +44,13 @@ pub struct Metadata {
     /// Store revision of the last change. Set by the agent.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub revision: u64,
+}
+
+impl Metadata {
+    /// `NAMESPACE/NAME`, with [`DEFAULT_NAMESPACE`] where none is given.
+    pub fn namespaced(&self) -> String {
+        format!("{}/{}", self.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE), self.name)
+    }
 }
 
 fn is_zero(n: &u64) -> bool {
@@ -43,6 +67,12 @@ pub enum Object {
     Node(Node),
     /// A container's attachment to a network.
     Endpoint(Endpoint),
+    /// The labels of a namespace.
+    Namespace(Namespace),
+    /// Who may talk to the endpoints of a namespace, and to whom they may.
+    NetworkPolicy(NetworkPolicy),
+    /// Rules before or behind the NetworkPolicies.
+    ClusterNetworkPolicy(ClusterNetworkPolicy),
 }
 
 impl Object {
@@ -52,6 +82,45 @@ impl Object {
             Self::Network(_) => "Network",
             Self::Node(_) => "Node",
             Self::Endpoint(_) => "Endpoint",
+            Self::Namespace(_) => "Namespace",
+            Self::NetworkPolicy(_) => "NetworkPolicy",
+            Self::ClusterNetworkPolicy(_) => "ClusterNetworkPolicy",
+        }
+    }
+
+    /// Unique among objects of its kind: the name, of a NetworkPolicy `NAMESPACE/NAME`.
+    pub fn id(&self) -> Cow<'_, str> {
+        match self {
+            Self::NetworkPolicy(object) => Cow::Owned(object.metadata.namespaced()),
+            Self::Network(_)
+            | Self::Node(_)
+            | Self::Endpoint(_)
+            | Self::Namespace(_)
+            | Self::ClusterNetworkPolicy(_) => Cow::Borrowed(&self.metadata().name),
+        }
+    }
+
+    /// Whether the agent's part is there, which nobody else may set.
+    pub fn has_status(&self) -> bool {
+        match self {
+            Self::Network(object) => object.status.is_some(),
+            Self::Node(object) => object.status.is_some(),
+            Self::Endpoint(object) => object.status.is_some(),
+            Self::Namespace(object) => object.status.is_some(),
+            Self::NetworkPolicy(object) => object.status.is_some(),
+            Self::ClusterNetworkPolicy(object) => object.status.is_some(),
+        }
+    }
+
+    /// Takes the agent's part out.
+    pub fn clear_status(&mut self) {
+        match self {
+            Self::Network(object) => object.status = None,
+            Self::Node(object) => object.status = None,
+            Self::Endpoint(object) => object.status = None,
+            Self::Namespace(object) => object.status = None,
+            Self::NetworkPolicy(object) => object.status = None,
+            Self::ClusterNetworkPolicy(object) => object.status = None,
         }
     }
 
@@ -61,6 +130,9 @@ impl Object {
             Self::Network(object) => &object.metadata,
             Self::Node(object) => &object.metadata,
             Self::Endpoint(object) => &object.metadata,
+            Self::Namespace(object) => &object.metadata,
+            Self::NetworkPolicy(object) => &object.metadata,
+            Self::ClusterNetworkPolicy(object) => &object.metadata,
         }
     }
 
@@ -70,6 +142,9 @@ impl Object {
             Self::Network(object) => &mut object.metadata,
             Self::Node(object) => &mut object.metadata,
             Self::Endpoint(object) => &mut object.metadata,
+            Self::Namespace(object) => &mut object.metadata,
+            Self::NetworkPolicy(object) => &mut object.metadata,
+            Self::ClusterNetworkPolicy(object) => &mut object.metadata,
         }
     }
 }

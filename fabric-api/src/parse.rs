@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::object::{Endpoint, Network, Node, Object};
+use crate::object::{ClusterNetworkPolicy, Endpoint, Namespace, Network, NetworkPolicy, Node, Object};
 
 /// Why a value is not an object: one sentence part that names the object and the field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -11,7 +11,7 @@ use crate::object::{Endpoint, Network, Node, Object};
 pub struct ParseError(String);
 
 /// The kinds that there are, for messages.
-const KINDS: &str = "Network, Node or Endpoint";
+const KINDS: &str = "Network, Node, Endpoint, Namespace, NetworkPolicy or ClusterNetworkPolicy";
 
 /// Reads one object of any kind. Only the form is checked, not whether the object makes sense.
 ///
@@ -34,6 +34,9 @@ pub fn object(value: Value) -> Result<Object, ParseError> {
         "Network" => typed::<Network>(value).map(Object::Network),
         "Node" => typed::<Node>(value).map(Object::Node),
         "Endpoint" => typed::<Endpoint>(value).map(Object::Endpoint),
+        "Namespace" => typed::<Namespace>(value).map(Object::Namespace),
+        "NetworkPolicy" => typed::<NetworkPolicy>(value).map(Object::NetworkPolicy),
+        "ClusterNetworkPolicy" => typed::<ClusterNetworkPolicy>(value).map(Object::ClusterNetworkPolicy),
         _ => return Err(ParseError(format!("kind {kind:?} is not known: {KINDS} is expected"))),
     }
     .map_err(|error| ParseError(format!("{what}: {error}")))
@@ -90,7 +93,7 @@ mod tests {
         assert!(refused(json!({"kind": 3})).contains("`kind` is not text"));
         assert!(
             refused(json!({"kind": "Netwrok"}))
-                .contains("\"Netwrok\" is not known: Network, Node or Endpoint")
+                .contains("\"Netwrok\" is not known: Network, Node, Endpoint, Namespace")
         );
     }
 
@@ -103,6 +106,35 @@ mod tests {
             json!({"kind": "Network", "metadata": {"name": "blue"}, "spec": {"subnets": ["10.0.0.0/8", "10.1.2"]}}),
         );
         assert!(message.starts_with("Network blue: spec.subnets[1]: "), "{message}");
+    }
+
+    #[test]
+    fn a_policy_is_refused_by_the_field_that_is_wrong() {
+        let policy = |spec: serde_json::Value| {
+            json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+                   "metadata": {"name": "db", "namespace": "shop"}, "spec": spec})
+        };
+        let message = refused(policy(json!({"podSelector": {}, "ingres": []})));
+        assert!(message.starts_with("NetworkPolicy db: spec.ingres: unknown field"), "{message}");
+        let message = refused(policy(json!({"ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/33"}}]}]})));
+        assert!(message.starts_with("NetworkPolicy db: spec.ingress[0].from[0].ipBlock.cidr: "), "{message}");
+        let message = refused(policy(json!({"ingress": [{"ports": [{"port": [1]}]}]})));
+        assert!(message.contains("spec.ingress[0].ports[0].port: a port number or the name"), "{message}");
+    }
+
+    #[test]
+    fn a_policy_as_recipes_write_it_is_kept_as_it_is() {
+        let value = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"name": "web", "namespace": "shop", "annotations": {"note": "x"}},
+            "spec": {"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Ingress"],
+                     "ingress": [{}, {"from": [{"namespaceSelector": {}}], "ports": [{"port": 80}, {"port": "http"}]}]}});
+        let parsed = object(value.clone()).expect("a policy");
+        assert_eq!(parsed.id(), "shop/web");
+        assert_eq!(serde_json::to_value(&parsed).expect("JSON"), value);
+        // As the recipes select everything.
+        let null = json!({"kind": "NetworkPolicy", "metadata": {"name": "all"},
+                          "spec": {"podSelector": {"matchLabels": null}, "ingress": [{"from": null}]}});
+        assert_eq!(object(null).expect("a policy").id(), "default/all");
     }
 
     #[test]

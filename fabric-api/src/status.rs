@@ -94,6 +94,29 @@ pub struct NodeStatus {
     pub reason: String,
 }
 
+/// Status of a policy on this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PolicyStatus {
+    /// Endpoints that it applies to, local and remote.
+    pub endpoints: u32,
+    /// How far it is.
+    pub state: State,
+    /// What is wrong, if anything.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+/// Status of a namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NamespaceStatus {
+    /// Endpoints in it, local and remote.
+    pub endpoints: u32,
+    /// NetworkPolicies in it.
+    pub policies: u32,
+}
+
 /// Status of an endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -29,10 +29,14 @@ fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
     }
 }
 
-/// JSON pointers to all maps whose keys are fields (labels and details are free).
+/// JSON pointers to all maps whose keys are fields (labels, annotations and details are free).
 fn places(value: &Value, path: &str) -> Vec<String> {
     match value {
-        Value::Object(map) if !path.ends_with("/labels") && !path.ends_with("/details") => {
+        Value::Object(map)
+            if !["/labels", "/matchLabels", "/annotations", "/details"]
+                .iter()
+                .any(|free| path.ends_with(free)) =>
+        {
             let inside = map.iter().flat_map(|(key, value)| places(value, &format!("{path}/{key}")));
             std::iter::once(path.to_owned()).chain(inside).collect()
         }
@@ -50,6 +54,8 @@ fn ip(text: &str) -> std::net::IpAddr {
 fn metadata() -> Metadata {
     Metadata {
         name: "blue".to_owned(),
+        namespace: Some("shop".to_owned()),
+        annotations: BTreeMap::from([("note".to_owned(), "for people".to_owned())]),
         labels: BTreeMap::from([("team".to_owned(), "web".to_owned())]),
         owner: "cli".to_owned(),
         revision: 7,
@@ -168,6 +174,45 @@ fn answers() {
     check(&Applied { kind: "Node".to_owned(), name: "b".to_owned(), outcome: "created".to_owned() });
     check(&ErrorBody { error: "no".to_owned(), details: BTreeMap::from([("a".to_owned(), "b".to_owned())]) });
     check(&Event { src: Some(ip("::")), dst: Some(ip("ff02::1")), lost: 3, ..Event::default() });
+}
+
+#[test]
+fn policies_and_namespaces() {
+    let metadata = serde_json::to_value(metadata()).expect("JSON");
+    let selector = serde_json::json!({"matchLabels": {"app": "db"},
+        "matchExpressions": [{"key": "env", "operator": "In", "values": ["test"]}]});
+    let of = |value: Value| fabric_api::parse::object(value).expect("an object");
+    let Object::NetworkPolicy(policy) = of(
+        serde_json::json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": metadata, "spec": {"podSelector": selector, "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": [{"podSelector": selector, "namespaceSelector": selector}], "ports": [{"protocol": "TCP", "port": 1, "endPort": 9}]}],
+            "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}], "ports": [{"port": "http"}]}]},
+        "status": {"endpoints": 1, "state": "degraded", "reason": "x"}}),
+    ) else {
+        panic!("a NetworkPolicy")
+    };
+    check(&policy);
+    let pods = serde_json::json!({"namespaceSelector": selector, "podSelector": selector});
+    let Object::ClusterNetworkPolicy(policy) = of(
+        serde_json::json!({"apiVersion": "policy.networking.k8s.io/v1alpha2",
+        "kind": "ClusterNetworkPolicy", "metadata": metadata,
+        "spec": {"tier": "Admin", "priority": 1, "subject": {"pods": pods},
+            "ingress": [{"name": "r", "action": "Pass", "from": [{"namespaces": selector}],
+                         "protocols": [{"tcp": {"destinationPort": {"number": 80}}}, {"destinationNamedPort": "http"}]}],
+            "egress": [{"action": "Deny", "to": [{"networks": ["10.0.0.0/8"]}, {"nodes": selector}],
+                        "protocols": [{"udp": {"destinationPort": {"range": {"start": 1, "end": 2}}}}]}]}}),
+    ) else {
+        panic!("a ClusterNetworkPolicy")
+    };
+    check(&policy);
+    let Object::Namespace(namespace) =
+        of(serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata,
+        "status": {"endpoints": 1, "policies": 2}}))
+    else {
+        panic!("a Namespace")
+    };
+    check(&namespace);
+    check(&Event { rule: Some("NetworkPolicy/shop/db/ingress".to_owned()), ..Event::default() });
 }
 
 #[test]

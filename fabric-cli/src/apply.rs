@@ -33,19 +33,32 @@ const COLUMNS: &[Column<Applied>] = &[
 
 /// Reads every file, then applies all objects at once.
 pub(crate) async fn run(client: &Client, args: ApplyArgs) -> anyhow::Result<()> {
+    send(client, &read_all(&args.files)?, args.output.format).await
+}
+
+/// The objects of all files.
+///
+/// # Errors
+/// One can't be read, or there is no object.
+pub(crate) fn read_all(files: &[PathBuf]) -> anyhow::Result<Vec<Object>> {
     let mut objects = Vec::new();
-    for file in &args.files {
+    for file in files {
         objects.extend(read(file)?);
     }
     if objects.is_empty() {
-        bail!("{} has no objects: a document with kind, metadata and spec is expected", names(&args.files));
+        bail!("{} has no objects: a document with kind, metadata and spec is expected", names(files));
     }
-    let applied = client.apply(&objects).await?;
-    match args.output.format {
+    Ok(objects)
+}
+
+/// Applies objects and says what was done with each.
+pub(crate) async fn send(client: &Client, objects: &[Object], format: Format) -> anyhow::Result<()> {
+    let applied = client.apply(objects).await?;
+    match format {
         Format::Table => applied
             .iter()
             .try_for_each(|a| output::line(&format!("{} {} {}", a.kind.to_lowercase(), a.name, a.outcome))),
-        Format::Wide | Format::Json | Format::Yaml => output::list(args.output.format, &applied, COLUMNS, ""),
+        Format::Wide | Format::Json | Format::Yaml => output::list(format, &applied, COLUMNS, ""),
     }
 }
 

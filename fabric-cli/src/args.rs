@@ -14,8 +14,10 @@ use crate::{
     endpoint::EndpointCommand,
     generate::{CompletionsArgs, ManArgs},
     monitor::MonitorArgs,
+    namespace::NamespaceCommand,
     network::NetworkCommand,
     node::NodeCommand,
+    policy::PolicyCommand,
     status::StatusArgs,
     trace::TraceArgs,
 };
@@ -52,6 +54,19 @@ pub(crate) enum Command {
     /// List and inspect the hosts of the fabric
     #[command(subcommand, after_help = "Example:\n  fabric node ls")]
     Node(NodeCommand),
+    /// Say who may talk to whom: apply, list, inspect and remove policies, ask them, check them
+    #[command(
+        subcommand,
+        after_help = "Example:\n  fabric policy apply -f allow-web.yaml\n  fabric policy test --from web --to db --port 5432 --explain"
+    )]
+    Policy(PolicyCommand),
+    /// List and label the namespaces that policies select by
+    #[command(
+        subcommand,
+        visible_alias = "ns",
+        after_help = "Example:\n  fabric namespace label shop team=web\n  fabric namespace ls"
+    )]
+    Namespace(NamespaceCommand),
     /// Create or change objects from YAML or JSON files, all or none
     Apply(ApplyArgs),
     /// Say whether this node is healthy, and what is degraded and why
@@ -70,8 +85,6 @@ pub(crate) enum Command {
     Completions(CompletionsArgs),
     /// Print the manual page, or write one page a command into a directory
     Man(ManArgs),
-    #[command(hide = true, disable_help_flag = true)]
-    Policy(Unavailable),
     #[command(hide = true, disable_help_flag = true)]
     Service(Unavailable),
     #[command(hide = true, disable_help_flag = true)]

@@ -9,10 +9,12 @@ mod counters;
 mod endpoint;
 mod generate;
 mod monitor;
+mod namespace;
 mod network;
 mod node;
 mod output;
 mod packets;
+mod policy;
 mod status;
 mod trace;
 
@@ -57,7 +59,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Monitor(args) => monitor::run(&client, args).await,
             Command::Completions(args) => generate::completions(&args),
             Command::Man(args) => generate::man(&args),
-            Command::Policy(_) => unavailable("policy"),
+            Command::Namespace(command) => namespace::run(&client, command).await,
+            Command::Policy(command) => policy::run(&client, command).await,
             Command::Service(_) => unavailable("service"),
             Command::Flows(_) => unavailable("flows"),
             Command::Trace(args) => trace::run(&client, args).await,

@@ -55,11 +55,15 @@ pub(crate) async fn run(client: &Client, args: MonitorArgs) -> anyhow::Result<()
 fn line(event: &Event, wide: bool) -> String {
     // The date is the reader's own.
     let time = event.time.split_once('T').map_or(event.time.as_str(), |(_, time)| time);
+    let reason = match &event.rule {
+        Some(rule) => format!("{} by {rule}", event.reason),
+        None => event.reason.clone(),
+    };
     let mut line = format!(
         "{} {:<14} {:<20} network {} endpoint {} {}",
         time.trim_end_matches('Z'),
         event.hook,
-        event.reason,
+        reason,
         or_dash(&event.network),
         or_dash(&event.endpoint),
         packet(event),
@@ -131,6 +135,13 @@ mod tests {
             "03:04:05.123456 from_container spoof_ip             network blue endpoint web \
              02:fc:c0:a8:0a:02 > 02:fc:c0:a8:0a:03 0x0800 74 bytes"
         );
+    }
+
+    #[test]
+    fn a_drop_by_a_policy_names_the_rule() {
+        let rule = Some("NetworkPolicy/shop/db/ingress".to_owned());
+        let text = line(&Event { reason: "policy_ingress".to_owned(), rule, ..event() }, false);
+        assert!(text.contains(" policy_ingress by NetworkPolicy/shop/db/ingress network blue "), "{text}");
     }
 
     #[test]

@@ -119,6 +119,52 @@ fn apply_takes_files_and_standard_input_at_once() {
 }
 
 #[test]
+fn policies_are_applied_listed_asked_and_removed() {
+    let fake = Fake::healthy();
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: db, namespace: shop}\nspec: {podSelector: {}}\n";
+    let file = fake.file("db.yaml", policy);
+    assert_eq!(fake.run(&["policy", "apply", "-f", &file]).ok(), "networkpolicy shop/db created\n");
+    let other = fake.file("node.yaml", NODE);
+    let message = fake.run(&["policy", "apply", "-f", &file, &other]).refused();
+    assert!(message.contains("node b is no policy: use `fabric apply`"), "{message}");
+    assert_eq!(
+        fake.run(&["policy", "ls"]).ok(),
+        "NAME     KIND           TIER  INGRESS  EGRESS  ENDPOINTS  STATE\n\
+         shop/db  NetworkPolicy  -     1 rule   -       2          ready\n"
+    );
+    let json: Value =
+        serde_json::from_str(&fake.run(&["policy", "inspect", "shop/db", "-o", "json"]).ok()).expect("JSON");
+    assert_eq!((&json["kind"], &json["metadata"]["namespace"]), (&json!("NetworkPolicy"), &json!("shop")));
+    let ask = ["policy", "test", "--from", "web", "--to", "db", "--port", "81"];
+    let answer = "denied: web > db tcp port 81\ningress of db: deny, by NetworkPolicy/shop/db/ingress\n";
+    assert_eq!(fake.run(&ask).ok(), answer);
+    let explained = fake.run(&[&ask[..], &["--explain"]].concat()).ok();
+    assert_eq!(
+        explained,
+        format!("{answer}  NetworkPolicy/shop/db/ingress/0  accept  does not match  no peer\n")
+    );
+    assert_eq!(fake.run(&["policy", "rm", "shop/db"]).ok(), "policy shop/db removed\n");
+    assert_eq!(fake.run(&["policy", "lint", "-o", "json"]).ok(), "[]\n");
+    let asked = fake.asked();
+    assert_eq!(
+        asked[1],
+        ("POST /v1/policies/test".to_owned(), json!({"from": "web", "to": "db", "port": 81}))
+    );
+    assert_eq!(asked[3].0, "DELETE /v1/policies/shop%2Fdb");
+}
+
+#[test]
+fn labels_of_a_namespace_are_changed_one_by_one() {
+    let fake = Fake::healthy();
+    let listed = fake.run(&["namespace", "ls"]).ok();
+    assert_eq!(listed, "NAME  ENDPOINTS  POLICIES  LABELS\nshop  2          1         env=test,team=web\n");
+    let done = fake.run(&["namespace", "label", "shop", "team=db", "env-", "zone=a"]).ok();
+    assert_eq!(done, "namespace shop has labels env=test,team=web\n", "what the agent says");
+    let sent = &fake.asked()[0].1[0];
+    assert_eq!(sent["metadata"], json!({"name": "shop", "labels": {"team": "db", "zone": "a"}}));
+}
+
+#[test]
 fn apply_refuses_bad_files_before_anything_is_asked() {
     let fake = Fake::healthy();
     let good = fake.file("good.yaml", NODE);
@@ -228,7 +274,7 @@ fn a_closed_pipe_is_no_error() {
 
 #[test]
 fn what_is_not_built_yet_is_refused_by_name() {
-    for name in ["policy", "service", "flows", "top"] {
+    for name in ["service", "flows", "top"] {
         let expected = format!("error: {name} is not available in this version\n");
         assert_eq!(alone(&[name]).refused(), expected);
         assert_eq!(alone(&[name, "ls", "-x", "--help"]).refused(), expected);

@@ -8,9 +8,11 @@ use crate::{
     event::DropEvent,
     fdb::{FdbKey, FdbValue},
     flood::{FloodKey, FloodValue},
+    flow::{FlowKey, FlowValue, FragmentKey, FragmentValue},
     layout::{FNV_BASIS, Fields, Layout, fnv},
     network::{MemberKey, MemberValue, NetworkValue},
     node::{NodeValue, VtepValue},
+    policy::{NumberKey, NumberValue, PolicyKey, PolicyPorts, PolicyValue},
     port::{PortCounters, PortValue},
     prefix::VniPrefix,
     route::RouteValue,
@@ -111,6 +113,10 @@ maps! {
     NODES: "nodes" Hash<u32, NodeValue> Desired, 4096, true, "The outer header toward each other node, by node number.";
     VTEPS: "vteps" Hash<Addr, VtepValue> Desired, 8192, true, "The node that a remote VTEP address belongs to.";
     MEMBERS: "members" Hash<MemberKey, MemberValue> Desired, 65536, true, "Which nodes serve a network.";
+    NUMBERS: "numbers" Hash<NumberKey, NumberValue> Desired, 131072, true, "What the numbers of identities, policies, port tables and rules stand for.";
+    POLICY_PORTS: "policy_ports" Hash<u32, PolicyPorts> Desired, 16384, true, "Verdicts that depend on protocol and port, by table number.";
+    POLICIES: "policies" Hash<PolicyKey, PolicyValue> Desired, 131072, true, "Verdicts by policy, direction and identity of the other side.";
+    CIDRS: "cidrs" LpmTrie<Addr, u32> Desired, 16384, true, "Identities of addresses that rules name by prefix; looked at only where no endpoint has the address.";
     SOURCES: "sources" Hash<EndpointKey, SourceValue> Desired, 131072, true, "Source records of single addresses: which nodes may send them.";
     SOURCE_PREFIXES: "source_prefixes" LpmTrie<VniPrefix, SourceValue> Desired, 4096, true, "Source records by prefix, for foreign VTEPs; looked at only where `sources` has no record.";
     PORTS: "ports" Hash<u32, PortValue> Desired, 4096, true, "Host sides of the containers' veths, by interface index.";
@@ -124,6 +130,10 @@ maps! {
     EVENT_BUDGET: "event_budget" PerCpuArray<u32, [u64; 4]> Transient, 1, false, "Rate limit of the events, per CPU: window start (ns), events in it, suppressed since the last event, unused.";
     ICMP_ERRORS: "icmp_errors" PerCpuArray<u32, [u64; 25]> Transient, 1, false, "ICMP errors, per CPU: the time (ns) up to which the rate limit is used up, and room to put one together.";
     FLOOD_BUDGET: "flood_budget" LruHash<u32, u64> Transient, 4096, false, "Rate limit of what a port may have replicated, by interface index: the time (ns) up to which it is used up.";
+    FLOWS: "flows" LruHash<FlowKey, FlowValue> Kernel, 131072, true, "Connection tracking: flows of endpoints with a policy that have seen an answer.";
+    NEW_FLOWS: "new_flows" LruHash<FlowKey, FlowValue> Kernel, 32768, true, "Connection tracking: flows that nobody has answered yet. Whoever begins many of them pushes out no other.";
+    FRAGMENTS: "fragments" LruHash<FragmentKey, FragmentValue> Kernel, 4096, true, "Ports of IP packets in fragments, from their first fragment.";
+    QUESTION: "question" PerCpuArray<u32, [u64; 34]> Transient, 1, false, "Room to put together what policies are asked, per CPU.";
     EVENTS: "events" RingBuf<u32, DropEvent> Transient, 1 << 20, true, "Sampled drop events.";
     CAPTURE: "capture" PerCpuArray<u32, u64> Transient, 2, false, "While somebody captures, per CPU: 0 is the time since boot (ns) up to which dropped packets are copied, 1 counts those that found no room.";
     CAPTURED: "captured" RingBuf<u32, CapturedDrop> Transient, 1 << 20, true, "Dropped packets, while somebody captures.";

@@ -26,6 +26,9 @@ shared! {
 }
 
 impl Addr {
+    /// Bits of an address; a prefix of IPv4 has 96 more than it has on paper.
+    pub const BITS: u32 = 128;
+
     /// `::`, which stands for "no address" in map values.
     pub const UNSPECIFIED: Self = Self { bytes: [0; 16] };
 

@@ -26,7 +26,7 @@ shared! {
         pub ifindex: u32,
         /// The node where it lives (`nodes` key); our own number if it is local.
         pub node: u32,
-        /// Policy identity, node-local; 0 while no policy is compiled.
+        /// Policy identity, node-local; `policy::IDENTITY_ANYONE` while no policy is compiled.
         pub identity: u32,
         /// Slot in `port_counters` of a local endpoint.
         pub slot: u32,

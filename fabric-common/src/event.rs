@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// The record's version; the first byte of every record.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 shared! {
     /// A dropped packet. What was not parsed by the time of the drop is zero. Length and five-tuple are those of the
@@ -39,7 +39,9 @@ shared! {
         /// Destination port, network byte order.
         pub dst_port: [u8; 2],
         /// Always zero.
-        pub zero: [u8; 6],
+        pub zero: [u8; 2],
+        /// Number of the policy rule that denied the packet; 0 if it was none.
+        pub rule: u32,
         /// Source address.
         pub src: Addr,
         /// Destination address.

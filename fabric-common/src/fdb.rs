@@ -17,7 +17,7 @@ shared! {
 
 shared! {
     /// Value of `fdb`.
-    24 bytes: pub struct FdbValue {
+    32 bytes: pub struct FdbValue {
         /// The local port to deliver to; 0 if the MAC lives on another node.
         pub ifindex: u32,
         /// The node where it lives (`nodes` key).
@@ -28,6 +28,10 @@ shared! {
         pub flags: u32,
         /// Generation of the location.
         pub generation: u64,
+        /// Policy identity of who has the MAC, node-local; `policy::IDENTITY_ANYONE` while no policy is compiled.
+        pub identity: u32,
+        /// Policy of the endpoint behind a local port; `policy::NO_POLICY` elsewhere.
+        pub policy: u32,
     }
 }
 

@@ -32,7 +32,7 @@ shared! {
         pub node: u32,
         /// Slot in `port_counters` of a local port; `u32::MAX` if it is not counted.
         pub slot: u32,
-        /// No flag is defined yet; always zero.
-        pub flags: u32,
+        /// Policy of the endpoint behind a local port; `policy::NO_POLICY` where none applies, and in a list of nodes.
+        pub policy: u32,
     }
 }

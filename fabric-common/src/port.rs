@@ -10,7 +10,7 @@ pub const NO_SLOT: u32 = u32::MAX;
 
 shared! {
     /// Value of `ports`, keyed by interface index (`u32`).
-    40 bytes: pub struct PortValue {
+    44 bytes: pub struct PortValue {
         /// The network that the port is in, host byte order.
         pub vni: u32,
         /// Slot in `port_counters`; [`NO_SLOT`] for the host's access port.
@@ -19,8 +19,10 @@ shared! {
         pub mac: Mac,
         /// No flag is defined yet; always zero.
         pub flags: u16,
-        /// Policy identity, node-local; 0 while no policy is compiled.
+        /// Policy identity, node-local; `policy::IDENTITY_ANYONE` while no policy is compiled.
         pub identity: u32,
+        /// Policy of the endpoint; `policy::NO_POLICY` where none applies.
+        pub policy: u32,
         /// Largest IP packet, bytes.
         pub mtu: u32,
         /// One of the container's addresses: the source that most packets have is checked without a lookup. The others

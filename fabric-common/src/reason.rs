@@ -136,6 +136,12 @@ numbered! {
         FloodLimit = 41 "flood_limit",
         /// The kernel did not take a copy of a broadcast or multicast frame: the receiver's queue is full, or its interface is down.
         CopyFailed = 42 "copy_failed",
+        /// A policy does not admit the packet; the event names the rule.
+        PolicyDenied = 43 "policy_denied",
+        /// The endpoint has a policy of which the programs know nothing: the map was full, or its content is lost.
+        PolicyUnknown = 44 "policy_unknown",
+        /// Policies could not be asked: the packet's ports are not in it, as with a later fragment whose first one did not pass, or a header that is cut off.
+        PolicyNoPorts = 45 "policy_no_ports",
     }
 }
 
@@ -186,6 +192,8 @@ numbered! {
         CopyLocal = 25 "copy_local",
         /// A copy of a replicated frame, sent to another node. Counted beside the frame's own outcome.
         CopyRemote = 26 "copy_remote",
+        /// A packet passed a policy, but its flow found no room in the map: its answers may be dropped. Counted beside the packet's own outcome.
+        Untracked = 27 "untracked",
     }
 }
 

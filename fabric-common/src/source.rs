@@ -11,7 +11,7 @@ shared! {
     32 bytes: pub struct SourceValue {
         /// `nodes` keys of those who may send it; unused places are 0.
         pub nodes: [u32; 4],
-        /// Policy identity, node-local; 0 while no policy is compiled.
+        /// Policy identity, node-local; `policy::IDENTITY_ANYONE` while no policy is compiled.
         pub identity: u32,
         /// `FLAG_*`.
         pub flags: u32,

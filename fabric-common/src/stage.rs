@@ -61,6 +61,10 @@ numbered! {
         CopyLocal = 31 "copy_local",
         /// Another node gets a copy.
         CopyRemote = 32 "copy_remote",
+        /// The sender's policy admits it.
+        PolicyEgress = 33 "policy_egress",
+        /// The receiver's policy admits it.
+        PolicyIngress = 34 "policy_ingress",
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     inner::{ARP, ETH_LEN, IPV4, IPV6},
     outcome::Trace,
     packet::Frame,
-    settings, tunnel,
+    question, settings, tunnel,
 };
 
 #[btf_map(name = "events")]
@@ -83,6 +83,9 @@ pub fn fill(frame: &impl Frame, trace: &Trace, reason: DropReason, now: u64, eve
     event.time = now;
     event.vni = trace.vni;
     event.length = trace.length;
+    if matches!(reason, DropReason::PolicyDenied) {
+        event.rule = question::get().map_or(0, |question| question.rule);
+    }
     describe(frame, trace.inner, event);
     match trace.hook {
         // Copies are made of a frame whose outer headers are off.

@@ -20,9 +20,21 @@ pub enum Upper {
     Unknown,
 }
 
+/// Whether a header of type `next` is an extension header that is looked through.
+#[inline(always)]
+pub fn is_one(next: u8) -> bool {
+    matches!(next, 0 | 43 | 44 | 51 | 60)
+}
+
 /// Looks for the upper-layer header from `at` on, where a header of type `next` begins.
 #[inline(always)]
-pub fn upper(frame: &impl Frame, mut at: u32, mut next: u8) -> Upper {
+pub fn upper(frame: &impl Frame, at: u32, next: u8) -> Upper {
+    walk(frame, at, next, &mut 0)
+}
+
+/// The same. Where a fragment header is passed, or found to be that of a later fragment, its offset is in `cut`.
+#[inline(always)]
+pub fn walk(frame: &impl Frame, mut at: u32, mut next: u8, cut: &mut u32) -> Upper {
     for _ in 0..MOST {
         match next {
             // Hop-by-hop, routing and destination options.
@@ -39,6 +51,7 @@ pub fn upper(frame: &impl Frame, mut at: u32, mut next: u8) -> Upper {
             }
             44 => {
                 let Some([following, _, high, low]) = frame.load::<4>(at) else { return Upper::Unknown };
+                *cut = at;
                 if u16::from_be_bytes([high, low]) & 0xfff8 != 0 {
                     return Upper::LaterFragment;
                 }

@@ -20,7 +20,7 @@ use crate::{
     counters, encap, node,
     outcome::{Trace, lose, unpack},
     packet::{Frame, skb},
-    port, settings,
+    port, settings, untracked,
 };
 
 #[btf_map(name = "flood")]
@@ -79,9 +79,13 @@ unsafe extern "C" fn body(place: u32, copies: *mut Copies) -> i64 {
     0
 }
 
-/// Returns 0, or the number of the reason why the copy is lost.
-#[inline(always)]
+/// Returns 0, or the number of the reason why the copy is lost. Out of line: its stack is given back when a loss is reported.
+#[inline(never)]
 fn to_port(copies: &Copies, target: &FloodValue) -> i64 {
+    let denied = untracked::receives(target.policy);
+    if denied != 0 {
+        return i64::from(denied);
+    }
     copies.trace.mark(Stage::CopyLocal);
     if send(&copies.ctx, target.ifindex).is_err() {
         return DropReason::CopyFailed as i64;

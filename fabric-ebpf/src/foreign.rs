@@ -8,6 +8,7 @@ use fabric_common::{
     endpoint::{EndpointValue, FLAG_GATEWAY},
     fdb::FLAG_ROUTER,
     node::FLAG_FOREIGN,
+    policy::NO_POLICY,
     reason::{Action, DropReason, Hook},
     stage::Stage,
 };
@@ -15,6 +16,7 @@ use network_types::{arp::ArpHdr, eth::EthHdr, ip::Ipv6Hdr};
 
 use crate::{
     arp::{self, REPLY, REQUEST},
+    conntrack::{self, Sides},
     counters, echo, encap, endpoint, fdb, fragment,
     icmp_error::{self, Error},
     inner::ETH_LEN,
@@ -42,7 +44,7 @@ fn arp_record(frame: &impl Frame, offset: u32, vni: u32, node: u32) -> u32 {
     // The sender's protocol address (RFC 826).
     let Some(sender) = frame.load::<4>(offset + ETH_LEN as u32 + 14) else { return DropReason::Malformed as u32 };
     let sender = Addr::v4(sender);
-    unless_probe(source::check(vni, &sender, node, || false), &sender).map_or_else(|reason| reason as u32, |()| 0)
+    unless_probe(source::check(vni, &sender, node, || false).map(|_| ()), &sender).map_or_else(|reason| reason as u32, |()| 0)
 }
 
 /// Lets a probe pass that has no source yet (RFC 5227, RFC 4862 section 5.4.2), if its VTEP serves the network. `source` is
@@ -183,11 +185,20 @@ fn routed_packed(ctx: &TcContext, trace: &Trace, next: i64) -> i64 {
 fn routed(ctx: &TcContext, trace: &Trace, next: i64) -> Outcome {
     trace.mark(Stage::Routed);
     let vni = next as u32;
+    let eth: &EthHdr = header(ctx, 0, DropReason::Malformed)?;
+    let entry = fdb::get(vni, mac(&eth.dst_addr)).ok_or(DropReason::UnknownDestination)?;
+    let sides = Sides {
+        vni,
+        offset: 0,
+        src_identity: trace.identity,
+        src_policy: NO_POLICY,
+        dst_identity: entry.identity,
+        dst_policy: entry.policy,
+    };
+    conntrack::judge(ctx, trace, sides)?;
     if next & route::TO_FRAGMENT != 0 {
         return unpack(fragment::divert(ctx, settings::get()?.frag_ifindex, vni));
     }
-    let eth: &EthHdr = header(ctx, 0, DropReason::Malformed)?;
-    let entry = fdb::get(vni, mac(&eth.dst_addr)).ok_or(DropReason::UnknownDestination)?;
     if entry.ifindex == 0 {
         let node = node::get(entry.node)?;
         trace.mark(Stage::Node);

@@ -15,9 +15,9 @@ use crate::{
     encap, endpoint, flood,
     inner::{self, IPV4, destination},
     network,
-    outcome::{Outcome, Trace, Verdict, pack, unpack},
+    outcome::{Outcome, Trace, Verdict, unpack},
     packet::{Frame, header, same_addr},
-    port,
+    port, untracked,
 };
 
 #[btf_map(name = "flood_budget")]
@@ -56,17 +56,28 @@ fn is_nobodys(vni: u32, addr: &Addr) -> bool {
 /// A container's frame to a group MAC. Its source was checked, if it has one.
 #[inline(always)]
 pub fn handle(ctx: &TcContext, trace: &Trace) -> Outcome {
-    unpack(handle_packed(ctx, trace))
+    match admit_packed(ctx, trace) {
+        reason if reason < 0 => unpack(reason),
+        size => {
+            let near = flood::to_ports(ctx, trace);
+            let far = flood::to_nodes(ctx, trace, size as u32);
+            Ok(taken(near | far))
+        }
+    }
 }
 
-/// Out of line, since most packets are for one receiver.
+/// Returns the bytes of the frame's IP packets, or the number of a drop reason, negated. Out of line, since most packets are
+/// for one receiver, and so that its stack is given back when copies are made.
 #[inline(never)]
-fn handle_packed(ctx: &TcContext, trace: &Trace) -> i64 {
-    pack(replicate(ctx, trace))
+fn admit_packed(ctx: &TcContext, trace: &Trace) -> i64 {
+    match admit(ctx, trace) {
+        Ok(size) => i64::from(size),
+        Err(reason) => -(reason as i64),
+    }
 }
 
 #[inline(always)]
-fn replicate(ctx: &TcContext, trace: &Trace) -> Outcome {
+fn admit(ctx: &TcContext, trace: &Trace) -> Result<u32, DropReason> {
     let ether_type = header::<EthHdr>(ctx, 0, DropReason::Malformed)?.ether_type;
     check(ctx, 0, ether_type, trace.vni)?;
     let ip = inner::ip(ctx, 0, ether_type)?;
@@ -74,18 +85,21 @@ fn replicate(ctx: &TcContext, trace: &Trace) -> Outcome {
         return Err(DropReason::SpoofIp);
     }
     trace.mark(Stage::Group);
+    untracked::sends(ctx, trace)?;
     let size = encap::packet_size(ctx, &ip)?;
     take(Frame::ifindex(ctx), trace.segments)?;
     port::count_egress(trace.slot, trace.segments, trace.length);
-    let near = flood::to_ports(ctx, trace);
-    let far = flood::to_nodes(ctx, trace, size);
-    Ok(taken(near | far))
+    Ok(size)
 }
 
 /// A frame that came through the tunnel, its outer headers off: for ports only, so that none goes round.
 #[inline(always)]
 pub fn deliver(ctx: &TcContext, trace: &Trace) -> Verdict {
     trace.mark(Stage::Group);
+    // The sender's own node has asked its policy; the packet is read for those of the receivers, which drop it where that fails.
+    if untracked::sends(ctx, trace).is_err() {
+        return Verdict::consume(Action::Absorbed);
+    }
     taken(flood::to_ports(ctx, trace))
 }
 

@@ -8,6 +8,7 @@ use fabric_common::{
 use network_types::eth::EthHdr;
 
 use crate::{
+    conntrack::{self, Sides},
     endpoint, fdb,
     inner::destination,
     outcome::{Outcome, Trace, Verdict, pack, unpack},
@@ -39,17 +40,17 @@ pub fn deliver(ifindex: u32) -> Verdict {
 /// A container's packet to this host's MAC. Its source was checked.
 #[inline(always)]
 pub fn handle(ctx: &TcContext, trace: &Trace) -> Outcome {
-    unpack(handle_packed(ctx, trace.segments, trace.length))
+    unpack(handle_packed(ctx, trace))
 }
 
 /// Out of line, since most packets are not for the host.
 #[inline(never)]
-fn handle_packed(ctx: &TcContext, segments: u32, length: u32) -> i64 {
-    pack(handle_inner(ctx, segments, length))
+fn handle_packed(ctx: &TcContext, trace: &Trace) -> i64 {
+    pack(handle_inner(ctx, trace))
 }
 
 #[inline(always)]
-fn handle_inner(ctx: &TcContext, segments: u32, length: u32) -> Outcome {
+fn handle_inner(ctx: &TcContext, trace: &Trace) -> Outcome {
     let port = port::get(ctx.ifindex())?;
     let eth: &EthHdr = header(ctx, 0, DropReason::Malformed)?;
     let entry = fdb::get(port.vni, mac(&eth.dst_addr)).ok_or(DropReason::UnknownDestination)?;
@@ -57,6 +58,15 @@ fn handle_inner(ctx: &TcContext, segments: u32, length: u32) -> Outcome {
     if entry.ifindex == ctx.ifindex() {
         return Err(DropReason::Hairpin);
     }
-    port::count_egress(port.slot, segments, length);
+    let sides = Sides {
+        vni: port.vni,
+        offset: 0,
+        src_identity: trace.identity,
+        src_policy: trace.policy,
+        dst_identity: entry.identity,
+        dst_policy: entry.policy,
+    };
+    conntrack::judge(ctx, trace, sides)?;
+    port::count_egress(port.slot, trace.segments, trace.length);
     Ok(deliver(entry.ifindex))
 }

@@ -84,10 +84,9 @@ macro_rules! bpf_only {
     ($($name:ident)+) => { $( #[cfg(target_arch = "bpf")] mod $name; )+ };
 }
 bpf_only! {
-    arp capture counters decap echo encap endpoint event extension fdb flood foreign fragment group host icmp_error inner nd network node outcome packet port
-    route
-    settings source stage too_big
-    tunnel uplink walk
+    arp capture conntrack counters decap echo encap endpoint event extension fdb flood foreign fragment group host icmp_error
+    inner nd network node outcome packet policy port question related route settings source stage too_big transport tunnel
+    untracked uplink walk
 }
 
 #[cfg(target_arch = "bpf")]

@@ -5,6 +5,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use fabric_common::{
+    policy::{IDENTITY_ANYONE, NO_POLICY},
     reason::{Action, DropReason, Hook},
     stage::{Mark, Stage},
 };
@@ -82,6 +83,10 @@ pub struct Trace {
     pub length: u32,
     /// Packets it stands for.
     pub segments: u32,
+    /// Identity of the sender, once it is known.
+    pub identity: u32,
+    /// Policy of the sender, if it lives here.
+    pub policy: u32,
 }
 
 pub use fabric_common::port::NO_SLOT;
@@ -90,7 +95,16 @@ impl Trace {
     /// At the start of a walk.
     #[inline(always)]
     pub fn new(hook: Hook, frame: &impl Frame) -> Self {
-        Self { hook, inner: 0, vni: 0, slot: NO_SLOT, length: frame.len(), segments: frame.segments() }
+        Self {
+            hook,
+            inner: 0,
+            vni: 0,
+            slot: NO_SLOT,
+            length: frame.len(),
+            segments: frame.segments(),
+            identity: IDENTITY_ANYONE,
+            policy: NO_POLICY,
+        }
     }
 
     /// Notes that a stage was passed, where somebody traces it.

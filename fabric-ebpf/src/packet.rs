@@ -32,6 +32,8 @@ pub trait Frame {
     fn tunnel_source(&self) -> Addr;
     /// Copies `N` bytes from a variable offset, below the linear part as well.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+    /// The same to `to`. Returns whether they are there.
+    fn load_to<const N: usize>(&self, offset: u32, to: &mut [u8; N]) -> bool;
     /// Copies the frame's first bytes, at most `room` (a constant), to `to`, which has room for that many. Returns how many.
     fn copy(&self, to: *mut core::ffi::c_void, room: u32) -> u32;
     /// The VLAN tag that the kernel keeps beside the frame, as TPID (upper half) and TCI, host byte order; 0 if there is none.
@@ -81,6 +83,12 @@ impl Frame for TcContext {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         TcContext::load::<[u8; N]>(self, offset as usize).ok()
+    }
+
+    #[inline(always)]
+    fn load_to<const N: usize>(&self, offset: u32, to: &mut [u8; N]) -> bool {
+        // SAFETY: the helper writes exactly `N` bytes or fails.
+        unsafe { bpf_skb_load_bytes(skb(self).cast(), offset, to.as_mut_ptr().cast(), N as u32) == 0 }
     }
 
     #[inline(always)]
@@ -156,6 +164,12 @@ impl Frame for XdpContext {
             )
         };
         if failed == 0 { Some(bytes) } else { None }
+    }
+
+    #[inline(always)]
+    fn load_to<const N: usize>(&self, offset: u32, to: &mut [u8; N]) -> bool {
+        // SAFETY: the helper writes exactly `N` bytes or fails.
+        unsafe { bpf_xdp_load_bytes(self.as_ptr().cast(), offset, to.as_mut_ptr().cast(), N as u32) == 0 }
     }
 
     #[inline(always)]

@@ -42,6 +42,9 @@ pub const TO_GATEWAY: i64 = 1 << 40;
 /// Beside the VNI in what [`step`] returns: the packet is routed, but has to be fragmented first.
 pub const TO_FRAGMENT: i64 = 1 << 41;
 
+/// Beside the VNI as well: an endpoint leads to the destination, which is somebody else's address.
+pub const TO_NEXT_HOP: i64 = 1 << 42;
+
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
@@ -55,7 +58,7 @@ struct Packet {
 }
 
 /// Routes a packet to a router's MAC in network `vni`, whose source was checked: returns the VNI of the network that it is in
-/// from now on, maybe with [`TO_FRAGMENT`], [`TO_GATEWAY`], or the number of a drop reason, negated. A packet that is dropped
+/// from now on, maybe with [`TO_FRAGMENT`] and [`TO_NEXT_HOP`]; [`TO_GATEWAY`], or the number of a drop reason, negated. A packet that is dropped
 /// is left as it was.
 ///
 /// Out of line, since most packets are bridged.
@@ -99,7 +102,8 @@ fn route(ctx: &TcContext, vni: u32) -> Result<i64, DropReason> {
         }
     };
     rewrite(ctx, &packet, to.mac, route.gateway_mac)?;
-    Ok(i64::from(route.vni) | beside)
+    let by_next_hop = if route.flags & FLAG_NEXT_HOP != 0 { TO_NEXT_HOP } else { 0 };
+    Ok(i64::from(route.vni) | beside | by_next_hop)
 }
 
 #[inline(always)]

@@ -13,7 +13,7 @@ use fabric_common::{
     source::{FLAG_RELAYED, SourceValue},
 };
 
-use crate::{network, settings};
+use crate::{network, policy, settings};
 
 #[btf_map(name = "sources")]
 static SOURCES: HashMap<EndpointKey, SourceValue, { abi::SOURCES.entries as usize }> = HashMap::new();
@@ -22,19 +22,23 @@ static SOURCES: HashMap<EndpointKey, SourceValue, { abi::SOURCES.entries as usiz
 static SOURCE_PREFIXES: LpmTrie<VniPrefix, SourceValue, { abi::SOURCE_PREFIXES.entries as usize }> = LpmTrie::new();
 
 /// Accepts `addr` in network `vni` from `node`, or says why not. `routed` says whether one of our own nodes sends it from the
-/// gateway's MAC: it may then be of a foreign VTEP that used that node's gateway, and the node has checked that it may.
+/// gateway's MAC: it may then be of a foreign VTEP that used that node's gateway, and the node has checked that it may. Returns
+/// the identity of the sender.
 #[inline(always)]
-pub fn check(vni: u32, addr: &Addr, node: u32, routed: impl FnOnce() -> bool) -> Result<(), DropReason> {
+pub fn check(vni: u32, addr: &Addr, node: u32, routed: impl FnOnce() -> bool) -> Result<u32, DropReason> {
     // SAFETY: the memory of a row stays memory of this map while a program runs (`main.rs` says what it may hold).
     let (relayed, record) = match unsafe { SOURCES.get(EndpointKey { vni, addr: *addr }) } {
-        Some(record) if record.names(node) => return Ok(()),
+        Some(record) if record.names(node) => return Ok(record.identity),
         Some(record) => (record.flags & FLAG_RELAYED != 0, Some(record)),
         None => match by_prefix(vni, addr, node) {
-            NAMED => return Ok(()),
+            NAMED => return Ok(policy::of_stranger(addr)),
             found => (found == RELAYED, None),
         },
     };
-    if relayed && routed() { Ok(()) } else { Err(refusal(vni, node, record)) }
+    if relayed && routed() {
+        return Ok(record.map_or_else(|| policy::of_stranger(addr), |record| record.identity));
+    }
+    Err(refusal(vni, node, record))
 }
 
 const NONE: u32 = 0;

@@ -5,6 +5,7 @@ use fabric_common::{
     addr::Addr,
     fdb::{FLAG_HOST, FLAG_ROUTER, FdbValue},
     node::FLAG_FOREIGN,
+    policy::NO_POLICY,
     port::NO_SLOT,
     reason::{Action, DropReason},
     stage::Stage,
@@ -18,6 +19,7 @@ use network_types::{
 };
 
 use crate::{
+    conntrack::{self, Sides},
     counters, fdb, group, host,
     inner::{self, ARP, ETH_LEN, IPV4, IPV6, Ip, ip},
     foreign, nd, network, node,
@@ -251,7 +253,7 @@ pub fn admit(frame: &impl Frame, trace: &mut Trace, tunnel: &Tunnel, offset: usi
         match nd::kind(frame, offset, &ip) {
             nd::Kind::None => {}
             nd::Kind::Plain if foreign => {
-                foreign::unless_probe(source, &ip.src)?;
+                foreign::unless_probe(source.map(|_| ()), &ip.src)?;
                 trace.mark(Stage::SourceRecord);
                 return Ok(Arrival::Nd(sender.node));
             }
@@ -261,7 +263,7 @@ pub fn admit(frame: &impl Frame, trace: &mut Trace, tunnel: &Tunnel, offset: usi
             }
         }
     }
-    source?;
+    trace.identity = source?;
     trace.mark(Stage::SourceRecord);
     let dst = mac(&eth.dst_addr);
     if dst.is_group() {
@@ -285,6 +287,15 @@ pub fn admit(frame: &impl Frame, trace: &mut Trace, tunnel: &Tunnel, offset: usi
     }
     trace.slot = entry.slot;
     trace.mark(Stage::Receiver);
+    let sides = Sides {
+        vni,
+        offset: offset as u32,
+        src_identity: trace.identity,
+        src_policy: NO_POLICY,
+        dst_identity: entry.identity,
+        dst_policy: entry.policy,
+    };
+    conntrack::judge(frame, trace, sides)?;
     combines(frame, tunnel.ecn, offset, eth.ether_type)?;
     let Ip { protocol, .. } = ip;
     let FdbValue { ifindex, slot, .. } = *entry;

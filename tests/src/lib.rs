@@ -11,6 +11,8 @@ pub mod icmp;
 pub mod ledger;
 pub mod load;
 pub mod oracle;
+pub mod policed;
+pub mod policy_model;
 pub mod random;
 pub mod routing;
 pub mod tap;

@@ -9,6 +9,9 @@ use fabric_common::{
 
 use crate::ledger::SLOTS;
 
+/// Flows of either kind that the programs have room for here: enough for any walk, and fast to make.
+const FLOWS: u32 = 8192;
+
 /// Load-time globals.
 #[derive(Clone, Copy, Debug)]
 pub struct Globals {
@@ -50,6 +53,8 @@ fn load_object(object: &[u8], globals: Globals) -> Ebpf {
         .override_global(global::CROSS_FAMILY, &cross_family, true)
         .override_global(global::DEBUG, &debug, true)
         .map_max_entries(abi::PORT_COUNTERS.name, SLOTS)
+        .map_max_entries(abi::FLOWS.name, FLOWS)
+        .map_max_entries(abi::NEW_FLOWS.name, FLOWS)
         .load(object)
         .unwrap_or_else(|error| panic!("the object does not load with {globals:?}: {error:?}"));
     for name in program::ALL {

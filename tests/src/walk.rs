@@ -25,6 +25,7 @@ use fabric_agent::{
 use fabric_api::Object;
 use fabric_common::{
     abi::{self, program},
+    addr::Addr,
     event::DropEvent,
     node::NodeValue,
     prefix::VniPrefix,
@@ -132,6 +133,7 @@ impl Stage {
             xdp: BTreeSet::new(),
             plugged: BTreeSet::new(),
             access: access(&cluster),
+            numbers: Default::default(),
         };
         let settings = PlanSettings { vxlan_port: VXLAN_PORT, events_per_second: EVENTS_PER_SECOND, dscp };
         let desired = plan(&cluster, &facts, &settings);
@@ -325,6 +327,14 @@ impl Rig {
         fill(ebpf, abi::NODES.name, &tables.nodes);
         fill(ebpf, abi::VTEPS.name, &tables.vteps);
         fill(ebpf, abi::MEMBERS.name, &tables.members);
+        fill(ebpf, abi::NUMBERS.name, &tables.numbers);
+        fill(ebpf, abi::POLICY_PORTS.name, &tables.policy_ports);
+        fill(ebpf, abi::POLICIES.name, &tables.policies);
+        let map = ebpf.map_mut(abi::CIDRS.name).expect("it exists");
+        let mut cidrs = LpmTrie::<&mut MapData, Addr, u32>::try_from(map).expect("a trie");
+        for (key, value) in &tables.cidrs {
+            cidrs.insert(&lpm_trie::Key::new(key.bits, key.addr), value, 0).expect("the row can be written");
+        }
         fill(ebpf, abi::SOURCES.name, &tables.sources);
         fill(ebpf, abi::PORTS.name, &tables.ports);
         fill(ebpf, abi::ENDPOINTS.name, &tables.endpoints);

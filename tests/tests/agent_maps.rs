@@ -163,10 +163,11 @@ fn a_map_of_another_shape_under_our_name_is_not_reused() {
         HashMap::<MapData, [u8; 12], u64>::create(64, 0)?.pin(&pin)?;
         let mut dataplane = world.open()?;
         let key = FdbKey::new(VNI, Mac::new([2, 0, 0, 0, 0, 1]));
-        let value = FdbValue { ifindex: 1, node: 2, slot: 3, flags: 0, generation: 4 };
+        let value =
+            FdbValue { ifindex: 1, node: 2, slot: 3, flags: 0, generation: 4, identity: 5, policy: 6 };
         dataplane.tables().fdb.insert(&key, &value)?;
         assert_eq!(dataplane.retire()?.len(), 1);
-        assert_eq!(MapInfo::from_pin(&pin)?.value_size(), 24);
+        assert_eq!(MapInfo::from_pin(&pin)?.value_size() as usize, size_of::<FdbValue>());
         assert_eq!(dataplane.tables().fdb.dump()?, BTreeMap::from([(key, value)]));
         Ok(())
     });

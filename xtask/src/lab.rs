@@ -19,7 +19,7 @@ pub(crate) enum Command {
         /// Number of hosts.
         #[arg(long, default_value_t = 2)]
         hosts: usize,
-        /// Where the agents keep their state.
+        /// Where the agents keep their state: `local`, each for itself, or `etcd`, a cluster that they share.
         #[arg(long, default_value = "local")]
         store: String,
         /// Containers on each host, attached to a network `demo` that spans all hosts.
@@ -65,17 +65,21 @@ pub(crate) fn point_at_binaries() {
 }
 
 fn up(hosts: usize, store: &str, containers: usize) -> Result<()> {
-    if store != "local" {
-        bail!("--store {store} is not available in this version; use --store local");
-    }
+    let members = match store {
+        "local" => 0,
+        // Three outlive the death of one; with fewer hosts there are fewer.
+        "etcd" => hosts.min(3),
+        _ => bail!("--store {store} is not known; use --store local, or --store etcd"),
+    };
     if containers > 200 {
         bail!("--containers {containers} is more than 200");
     }
     setup::lab_tools()?;
     agent::build()?;
     agent::check_built()?;
-    let step = ui::Step::start(format!("hosts: {hosts}, an agent on each"));
-    let lab = Lab::with(ID, &Options { hosts, ..Options::default() });
+    let also = if members > 0 { format!(", members of etcd: {members}") } else { String::new() };
+    let step = ui::Step::start(format!("hosts: {hosts}, an agent on each{also}"));
+    let lab = Lab::with(ID, &Options { hosts, etcd: members, ..Options::default() });
     let lab = match lab {
         Ok(lab) => lab,
         Err(error) => {
@@ -86,16 +90,13 @@ fn up(hosts: usize, store: &str, containers: usize) -> Result<()> {
     step.done();
     if containers > 0 {
         let step = ui::Step::start(format!("network demo, containers on each host: {containers}"));
-        lab.create_network(&[
-            "demo",
-            "--subnet",
-            "192.168.10.0/24",
-            "--subnet",
-            "fd00:10::/64",
-            "--vni",
-            "100",
-        ])?;
-        populate(&lab, containers)?;
+        let network = ["demo", "--subnet", "192.168.10.0/24", "--subnet", "fd00:10::/64", "--vni", "100"];
+        if members > 0 {
+            lab.host(1).fabric(&[&["network", "create"], &network[..]].concat())?;
+        } else {
+            lab.create_network(&network)?;
+        }
+        populate(&lab, containers, members == 0)?;
         step.done();
     }
     lab.keep()?;
@@ -108,8 +109,9 @@ fn up(hosts: usize, store: &str, containers: usize) -> Result<()> {
     Ok(())
 }
 
-/// Containers that stay. Every host's own store allocates addresses, so they are chosen here.
-fn populate(lab: &Lab, containers: usize) -> Result<()> {
+/// Containers that stay. Where every host has a store of its own, which allocates addresses, they are chosen here, and all hosts
+/// are told of all others.
+fn populate(lab: &Lab, containers: usize, apart: bool) -> Result<()> {
     for host in lab.hosts() {
         for c in 1..=containers {
             let container = lab.container(host.number(), &format!("c{c}"))?;
@@ -118,11 +120,13 @@ fn populate(lab: &Lab, containers: usize) -> Result<()> {
                 bail!("the network demo has no room for so many containers; choose fewer");
             }
             let (v4, v6) = (format!("192.168.10.{address}"), format!("fd00:10::{address:x}"));
-            host.attach(&container, &format!("{}-c{c}", host.name()), "demo", &["--ip", &v4, "--ip", &v6])?;
+            let labels = [format!("app=c{c}"), format!("host={}", host.name())];
+            let args = ["--ip", &v4, "--ip", &v6, "--label", &labels[0], "--label", &labels[1]];
+            host.attach(&container, &format!("{}-c{c}", host.name()), "demo", &args)?;
             container.keep();
         }
     }
-    lab.declare_peers()
+    if apart { lab.declare_peers() } else { Ok(()) }
 }
 
 /// What to type next: a container of h1, and an address to ping.

@@ -35,7 +35,7 @@ enum Command {
     /// Run every test: formatting, lints, licences, documents, unit tests and the privileged ones.
     #[command(after_help = "Example: cargo xtask test walk")]
     Test {
-        /// Only tests whose name or test binary contains this, or `kernels`, the kernel matrix; formatting and lints are left out.
+        /// Only tests whose name or test binary contains this; or `wire`, how packets are handled; `policy`, all of policies; `kernels`, the kernel matrix. Formatting and lints are left out.
         filter: Option<String>,
         /// Only formatting, lints and unit tests; needs no privileges.
         #[arg(long)]

@@ -26,17 +26,24 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("bpftool", "bpftool"),
     ("busybox", "busybox-static"),
     ("dockerd", "docker.io"),
+    ("etcd", "etcd-server"),
+    ("etcdctl", "etcd-client"),
     ("ethtool", "ethtool"),
     ("ip", "iproute2"),
     ("iperf3", "iperf3"),
     ("iptables", "iptables"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
+    ("openssl", "openssl"),
     ("ovs-vswitchd", "openvswitch-switch"),
     ("ping", "iputils-ping"),
     ("tcpdump", "tcpdump"),
     ("tshark", "tshark"),
 ];
+
+/// What the client of etcd is built with: a compiler of protocol files, and those that come with it.
+const BUILD_PROGRAMS: &[(&str, &str)] =
+    &[("protoc", "protobuf-compiler"), ("/usr/include/google/protobuf/descriptor.proto", "libprotobuf-dev")];
 
 /// What other kernels need: to be unpacked, to be made ready and to be booted.
 const KERNEL_PROGRAMS: &[(&str, &str)] = &[
@@ -47,11 +54,12 @@ const KERNEL_PROGRAMS: &[(&str, &str)] = &[
     ("xz", "xz-utils"),
 ];
 
-/// What a build needs: the compiler's sources and the eBPF linker.
+/// What a build needs: the compiler's sources, the eBPF linker, and the compiler of protocol files.
 ///
 /// # Errors
 /// One sentence that names what is missing and can't be prepared.
 pub(crate) fn build_tools() -> Result<()> {
+    programs(BUILD_PROGRAMS)?;
     let rust = pinned_rust()?;
     let sysroot = sysroot()?;
     if !sysroot.join("lib/rustlib/src/rust/library/core").is_dir() {

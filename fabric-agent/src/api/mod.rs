@@ -8,9 +8,11 @@ mod endpoints;
 mod error;
 mod events;
 mod health;
+mod namespaces;
 mod networks;
 mod nodes;
 mod openapi;
+mod policies;
 mod report;
 mod socket;
 #[cfg(test)]
@@ -117,6 +119,12 @@ fn router(state: ApiState) -> Router {
         .route("/v1/endpoints/{name}", get(endpoints::inspect).delete(endpoints::detach))
         .route("/v1/nodes", get(nodes::list))
         .route("/v1/nodes/{name}", get(nodes::inspect))
+        .route("/v1/policies", get(policies::list))
+        .route("/v1/policies/test", post(policies::test))
+        .route("/v1/policies/lint", get(policies::lint))
+        .route("/v1/policies/{name}", get(policies::inspect).delete(policies::remove))
+        .route("/v1/namespaces", get(namespaces::list))
+        .route("/v1/namespaces/{name}", get(namespaces::inspect).delete(namespaces::remove))
         .route("/v1/apply", post(apply::apply))
         .route("/v1/status", get(health::status))
         .route("/v1/counters", get(health::counters))

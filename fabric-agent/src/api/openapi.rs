@@ -7,18 +7,22 @@ use axum::{
 use fabric_api::{
     Endpoint,
     Event,
+    Namespace,
     Network,
     Node,
     // utoipa takes the bare name for any JSON object.
     Object as AnyObject,
     capture::CaptureRequest,
+    policy::{LintFinding, PolicyAnswer, PolicyQuestion},
     report::Report,
     status::{Applied, Counter, ErrorBody, Status},
     trace::{TraceReport, TraceRequest},
 };
 use utoipa::OpenApi;
 
-use super::{apply, capture, endpoints, events, health, networks, nodes, report, trace};
+use super::{
+    apply, capture, endpoints, events, health, namespaces, networks, nodes, policies, report, trace,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -31,15 +35,18 @@ use super::{apply, capture, endpoints, events, health, networks, nodes, report, 
         networks::list, networks::create, networks::inspect, networks::remove,
         endpoints::list, endpoints::attach, endpoints::inspect, endpoints::detach,
         nodes::list, nodes::inspect,
+        policies::list, policies::inspect, policies::remove, policies::test, policies::lint,
+        namespaces::list, namespaces::inspect, namespaces::remove,
         apply::apply,
         health::status, health::counters,
         events::stream, trace::trace, capture::capture, report::report
     ),
-    components(schemas(Network, Endpoint, Node, AnyObject, Applied, Status, Counter, Event, TraceRequest, TraceReport, CaptureRequest, Report, ErrorBody)),
+    components(schemas(Network, Endpoint, Node, Namespace, PolicyQuestion, PolicyAnswer, LintFinding, AnyObject, Applied, Status, Counter, Event, TraceRequest, TraceReport, CaptureRequest, Report, ErrorBody)),
     tags(
         (name = "networks", description = "Layer 2 networks, one VNI each"),
         (name = "endpoints", description = "Attachments of containers"),
         (name = "nodes", description = "Hosts of the fabric and foreign VTEPs"),
+        (name = "policies", description = "Who may talk to whom"),
         (name = "objects", description = "Objects of any kind, declaratively"),
         (name = "node", description = "What this node says of itself")
     )

@@ -77,7 +77,7 @@ impl Server {
     fn start() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let store = EmbeddedStore::open(&directory.path().join("store")).expect("a store");
-        let settings = ServiceSettings { node: "a".to_owned(), slots: 8 };
+        let settings = ServiceSettings { node: "a".to_owned(), slots: 8, blocks: false };
         let service = Service::new(Arc::new(store), Arc::new(Ready), settings);
         let events = EventHub::default();
         let listener = bind(&directory.path().join("fabric.sock"), "--socket").expect("a socket");
@@ -148,6 +148,39 @@ async fn objects_come_and_go() {
 }
 
 #[tokio::test]
+async fn policies_and_namespaces_come_and_go() {
+    let server = Server::start();
+    let client = server.client();
+    let policy = |metadata: serde_json::Value| {
+        let value = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata,
+                           "spec": {"podSelector": {}, "policyTypes": ["Ingress"]}});
+        parse::object(value).expect("a policy")
+    };
+    let lint = json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": "lint"}, "spec": {"tier": "Admin", "priority": 0, "subject": {"namespaces": {}}}});
+    let namespace = json!({"kind": "Namespace", "metadata": {"name": "shop", "labels": {"team": "a"}}});
+    let objects = [
+        policy(json!({"name": "db", "namespace": "shop", "annotations": {"note": "kept"}})),
+        parse::object(lint).expect("a policy"),
+        parse::object(namespace).expect("a namespace"),
+    ];
+    let applied = client.apply(&objects).await.expect("it applies");
+    assert_eq!(applied.iter().map(|a| a.name.as_str()).collect::<Vec<_>>(), ["shop/db", "lint", "shop"]);
+    let read = client.policy("shop/db").await.expect("it is there");
+    assert_eq!((&*read.id(), read.metadata().owner.as_str()), ("shop/db", "cli"));
+    assert_eq!(read.metadata().annotations["note"], "kept");
+    assert_eq!(client.policy("lint").await.expect("not the route").id(), "lint");
+    assert_eq!(client.policies().await.expect("a list").len(), 2);
+    assert_eq!(client.namespace("shop").await.expect("it is there").metadata.labels["team"], "a");
+    for name in ["shop/db", "lint"] {
+        client.delete_policy(name).await.expect("it is ours");
+        assert_eq!(code(client.policy(name).await), 404);
+    }
+    client.delete_namespace("shop").await.expect("it is ours");
+    assert_eq!(client.namespaces().await.expect("a list"), []);
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_a_request_is_one_sentence() {
     let server = Server::start();
     let (status, error) = server.refused("GET /v2/networks", "").await;
@@ -162,7 +195,7 @@ async fn what_is_wrong_with_a_request_is_one_sentence() {
     assert!(error.contains("spec.vnii: unknown field `vnii`, expected one of"), "{error}");
     let (status, error) = server.refused("POST /v1/apply", r#"[{"kind":"Nod"}]"#).await;
     assert_eq!(status, 400);
-    assert!(error.contains("Network, Node or Endpoint is expected"), "{error}");
+    assert!(error.contains("NetworkPolicy or ClusterNetworkPolicy is expected"), "{error}");
     let (status, error) = server.refused("POST /v1/apply", "").await;
     assert_eq!(status, 400);
     assert!(error.contains("not JSON"), "{error}");
@@ -200,7 +233,8 @@ fn drop_of(vni: u32) -> DropEvent {
         ethertype: [0; 2],
         src_port: [0; 2],
         dst_port: [0; 2],
-        zero: [0; 6],
+        zero: [0; 2],
+        rule: 0,
         src: Addr::UNSPECIFIED,
         dst: Addr::UNSPECIFIED,
         vtep: Addr::UNSPECIFIED,
@@ -239,10 +273,16 @@ fn the_document_names_every_route() {
             "/v1/endpoints",
             "/v1/endpoints/{name}",
             "/v1/events",
+            "/v1/namespaces",
+            "/v1/namespaces/{name}",
             "/v1/networks",
             "/v1/networks/{name}",
             "/v1/nodes",
             "/v1/nodes/{name}",
+            "/v1/policies",
+            "/v1/policies/lint",
+            "/v1/policies/test",
+            "/v1/policies/{name}",
             "/v1/report",
             "/v1/status",
             "/v1/trace",

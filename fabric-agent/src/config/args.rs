@@ -31,11 +31,11 @@ pub enum Command {
     ///
     /// Example: fabric-agent cleanup --bpffs /sys/fs/bpf/fabric
     Cleanup {
-        /// Remove the store as well: what was declared is lost
+        /// Remove the store as well: what was declared is lost. On etcd, which others share: take this node and its endpoints out
         #[arg(long)]
         purge: bool,
     },
-    /// Print the embedded store as YAML, fit for `fabric apply -f -`. The agent must not be running.
+    /// Print the store as YAML, fit for `fabric apply -f -`. With an embedded store the agent must not be running.
     ///
     /// Example: fabric-agent export --store local:///var/lib/fabric > backup.yaml
     Export,
@@ -86,9 +86,22 @@ pub struct Settings {
     /// Directory of objects in YAML or JSON; they come and go with their files
     #[arg(long, global = true, value_name = "DIR", env = "FABRIC_MANIFESTS")]
     pub manifests: Option<PathBuf>,
-    /// The store [default: local:///var/lib/fabric]
+    /// The store: local:///DIRECTORY for this host alone, or etcd://HOST:PORT[,HOST:PORT...][/PREFIX], which the hosts of a fabric
+    /// share [default: local:///var/lib/fabric]
     #[arg(long, global = true, value_name = "URL", env = "FABRIC_STORE")]
     pub store: Option<String>,
+    /// Certificates (PEM) that sign those of etcd; with it TLS is spoken [default: no TLS]
+    #[arg(long, global = true, value_name = "FILE", env = "FABRIC_STORE_CA")]
+    pub store_ca: Option<PathBuf>,
+    /// This agent's certificate (PEM) for etcd
+    #[arg(long, global = true, value_name = "FILE", env = "FABRIC_STORE_CERT")]
+    pub store_cert: Option<PathBuf>,
+    /// The key (PEM) of that certificate
+    #[arg(long, global = true, value_name = "FILE", env = "FABRIC_STORE_KEY")]
+    pub store_key: Option<PathBuf>,
+    /// File whose first line is USER:PASSWORD for etcd
+    #[arg(long, global = true, value_name = "FILE", env = "FABRIC_STORE_LOGIN")]
+    pub store_login: Option<PathBuf>,
     /// The API's Unix socket [default: /run/fabric/fabric.sock]
     #[arg(long, global = true, value_name = "PATH", env = "FABRIC_SOCKET")]
     pub socket: Option<PathBuf>,
@@ -140,6 +153,10 @@ impl Settings {
             uplink_mode: self.uplink_mode.or(other.uplink_mode),
             manifests: self.manifests.or(other.manifests),
             store: self.store.or(other.store),
+            store_ca: self.store_ca.or(other.store_ca),
+            store_cert: self.store_cert.or(other.store_cert),
+            store_key: self.store_key.or(other.store_key),
+            store_login: self.store_login.or(other.store_login),
             socket: self.socket.or(other.socket),
             bpffs: self.bpffs.or(other.bpffs),
             docker_plugin: self.docker_plugin.or(other.docker_plugin),

@@ -11,11 +11,13 @@ use crate::model::{self, Dscp};
 
 mod args;
 mod maps;
+mod store;
 #[cfg(test)]
 mod tests;
 
 pub use args::{Args, Command, Settings, UplinkMode};
 pub use maps::default_maps;
+pub use store::StoreAddress;
 
 /// Where the file is if `--config` does not say otherwise. It may be missing there.
 pub const DEFAULT_FILE: &str = "/etc/fabric/agent.toml";
@@ -32,13 +34,6 @@ const MAX_EVENTS: u32 = 1_000_000;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
-
-/// Where the store is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoreAddress {
-    /// An embedded store in this directory.
-    Local(PathBuf),
-}
 
 /// Checked settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,7 +111,12 @@ impl Config {
             dscp: dscp(settings.dscp.as_deref())?,
             uplink_mode: settings.uplink_mode.unwrap_or_default(),
             manifests: settings.manifests.map(|path| absolute("manifests", path)).transpose()?,
-            store: store(settings.store.as_deref().unwrap_or(DEFAULT_STORE))?,
+            store: store::check(
+                settings.store.as_deref().unwrap_or(DEFAULT_STORE),
+                settings.store_ca,
+                (settings.store_cert, settings.store_key),
+                settings.store_login,
+            )?,
             socket: absolute("socket", settings.socket.unwrap_or_else(|| DEFAULT_SOCKET.into()))?,
             docker_plugin: settings.docker_plugin.map(|path| absolute("docker-plugin", path)).transpose()?,
             docker_socket: absolute(
@@ -214,18 +214,6 @@ fn probe_port(given: Option<u16>, vxlan: Option<u16>) -> Result<Option<u16>, Con
             fail(format!("--probe-port {port} is the port of VXLAN: use another one, the same on all hosts"))
         }
         port => Ok(port),
-    }
-}
-
-fn store(address: &str) -> Result<StoreAddress, ConfigError> {
-    if address.starts_with("etcd://") {
-        return fail("--store etcd:// is not available in this version".to_owned());
-    }
-    match address.strip_prefix("local://") {
-        Some(path) if path.starts_with('/') => Ok(StoreAddress::Local(path.into())),
-        _ => {
-            fail(format!("--store {address:?} is not a store: use local:///DIRECTORY, like {DEFAULT_STORE}"))
-        }
     }
 }
 

@@ -90,10 +90,6 @@ fn every_flag_is_a_key_of_the_file() {
 fn features_of_later_versions_are_refused_by_name() {
     assert_eq!(complaint(&["--metrics", "127.0.0.1:9961"]), "--metrics is not available in this version");
     assert_eq!(complaint(&["--docker-plugin", "x"]), "--docker-plugin x: give an absolute path");
-    assert_eq!(
-        complaint(&["--node", "a", "--store", "etcd://h:1"]),
-        "--store etcd:// is not available in this version"
-    );
 }
 
 #[test]
@@ -111,6 +107,8 @@ fn bad_values_are_named() {
         (&["--node", "a", "--dscp", "64"], "--dscp: \"64\" is no DSCP"),
         (&["--node", "a", "--store", "local://x"], "--store"),
         (&["--node", "a", "--store", "/var/lib"], "--store"),
+        (&["--node", "a", "--store", "etcd://h"], "--store"),
+        (&["--node", "a", "--store-ca", "/ca"], "--store-ca"),
         (&["--node", "a", "--bpffs", "x"], "--bpffs"),
         (&["--node", "a", "--events-per-second", "4000000000"], "--events-per-second"),
     ] {

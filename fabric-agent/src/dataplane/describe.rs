@@ -1,8 +1,15 @@
 //! How keys of maps are named to people.
 
-use fabric_common::{addr::Addr, endpoint::EndpointKey, fdb::FdbKey, flood::FloodKey, network::MemberKey};
+use fabric_common::{
+    addr::Addr,
+    endpoint::EndpointKey,
+    fdb::FdbKey,
+    flood::FloodKey,
+    network::MemberKey,
+    policy::{INGRESS, NumberKey, PolicyKey},
+};
 
-use crate::plan::desired::PrefixKey;
+use crate::plan::desired::{AddrPrefix, PrefixKey};
 
 /// A map key as people read it.
 pub trait Describe {
@@ -37,6 +44,25 @@ impl Describe for FloodKey {
 impl Describe for EndpointKey {
     fn describe(&self) -> String {
         format!("{{vni {}, address {}}}", self.vni, self.addr)
+    }
+}
+
+impl Describe for NumberKey {
+    fn describe(&self) -> String {
+        format!("{{kind {}, number {}}}", self.kind, self.number)
+    }
+}
+
+impl Describe for PolicyKey {
+    fn describe(&self) -> String {
+        let direction = if self.direction == INGRESS { "ingress" } else { "egress" };
+        format!("{{policy {}, {direction}, identity {}}}", self.policy, self.identity)
+    }
+}
+
+impl Describe for AddrPrefix {
+    fn describe(&self) -> String {
+        format!("{{prefix {}, {} bits}}", self.addr, self.bits)
     }
 }
 

@@ -16,6 +16,7 @@ use fabric_common::{
     flood::{FloodKey, FloodValue},
     network::{MemberKey, MemberValue, NetworkValue},
     node::{NodeValue, VtepValue},
+    policy::{NumberKey, NumberValue, PolicyKey, PolicyPorts, PolicyValue},
     port::PortValue,
     prefix::VniPrefix,
     route::RouteValue,
@@ -32,7 +33,7 @@ use super::{
     maps::{self, OpenMaps},
     sys::RawMap,
 };
-use crate::plan::desired::{PrefixKey, Tables};
+use crate::plan::desired::{AddrPrefix, PrefixKey, Tables};
 
 /// Rows that one system call writes at most: the kernel copies keys and values one by one, so more gains nothing.
 const BATCH: usize = 1024;
@@ -74,6 +75,19 @@ impl Row for PrefixKey {
             bits: u32::read_from_bytes(bits).ok()?,
             prefix: VniPrefix::read_from_bytes(prefix).ok()?,
         })
+    }
+}
+
+impl Row for AddrPrefix {
+    const SIZE: usize = size_of::<u32>() + size_of::<Addr>();
+
+    fn to_row(&self) -> Vec<u8> {
+        [self.bits.as_bytes(), self.addr.as_bytes()].concat()
+    }
+
+    fn from_row(bytes: &[u8]) -> Option<Self> {
+        let (bits, addr) = bytes.split_at_checked(size_of::<u32>())?;
+        Some(Self { bits: u32::read_from_bytes(bits).ok()?, addr: Addr::read_from_bytes(addr).ok()? })
     }
 }
 
@@ -295,6 +309,10 @@ table_set! {
     nodes: NODES<u32, NodeValue>,
     vteps: VTEPS<Addr, VtepValue>,
     members: MEMBERS<MemberKey, MemberValue>,
+    numbers: NUMBERS<NumberKey, NumberValue>,
+    policy_ports: POLICY_PORTS<u32, PolicyPorts>,
+    policies: POLICIES<PolicyKey, PolicyValue>,
+    cidrs: CIDRS<AddrPrefix, u32>,
     sources: SOURCES<EndpointKey, SourceValue>,
     source_prefixes: SOURCE_PREFIXES<PrefixKey, SourceValue>,
     ports: PORTS<u32, PortValue>,

@@ -74,7 +74,7 @@ impl Bench {
         let directory = tempfile::tempdir().expect("a directory");
         let store = EmbeddedStore::open(&directory.path().join("store")).expect("a store");
         let kernel = Arc::new(Ready::default());
-        let settings = ServiceSettings { node: "h1".to_owned(), slots: 64 };
+        let settings = ServiceSettings { node: "h1".to_owned(), slots: 64, blocks: false };
         let service = Service::new(Arc::new(store), kernel.clone(), settings);
         let path = directory.path().join("fabric.sock");
         let listener = crate::api::bind(&path, "--docker-plugin").expect("a socket");

@@ -40,7 +40,11 @@ struct Bench {
 fn bench() -> Bench {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(EmbeddedStore::open(&dir.path().join("store")).expect("the store opens"));
-    let service = Service::new(store, Arc::new(Nothing), ServiceSettings { node: "n1".to_owned(), slots: 8 });
+    let service = Service::new(
+        store,
+        Arc::new(Nothing),
+        ServiceSettings { node: "n1".to_owned(), slots: 8, blocks: false },
+    );
     let directory = dir.path().join("manifests");
     std::fs::create_dir(&directory).unwrap();
     let manifests = Manifests::new(directory, service.clone());

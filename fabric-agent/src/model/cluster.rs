@@ -12,9 +12,10 @@ use fabric_common::addr::Mac;
 use super::{
     endpoint::Endpoint,
     error::{ModelError, refuse},
-    ids, ipam,
+    ids, ipam, namespace,
     network::Network,
     node::{Node, NodeNetwork},
+    policy::{self, ClusterPolicy, Labels, NetworkPolicy},
     route::Route,
 };
 
@@ -34,6 +35,12 @@ pub struct Cluster {
     /// Endpoints by name. Their networks exist and hold their addresses; no two of a network have one address or MAC,
     /// and none has a declared node's or a gateway's.
     pub endpoints: BTreeMap<String, Endpoint>,
+    /// Labels of namespaces by name, of those that have a Namespace object, [`policy::NAMESPACE_NAME_LABEL`] among them.
+    pub namespaces: BTreeMap<String, Labels>,
+    /// NetworkPolicies by namespace and name.
+    pub network_policies: BTreeMap<(String, String), NetworkPolicy>,
+    /// ClusterNetworkPolicies by name.
+    pub cluster_policies: BTreeMap<String, ClusterPolicy>,
     /// Why the other objects are left out, one sentence each.
     pub problems: BTreeMap<ProblemKey, String>,
 }
@@ -47,13 +54,28 @@ impl Cluster {
         let mut endpoints = Vec::new();
         let mut networks = BTreeMap::new();
         for object in objects {
-            let name = object.metadata().name.clone();
+            let name = object.id().into_owned();
             match object {
                 Object::Network(object) => cluster.keep(&mut networks, "Network", name, Network::new(object)),
                 Object::Node(object) => cluster.keep(&mut nodes, "Node", name, Node::new(object)),
                 Object::Endpoint(object) => match Endpoint::new(object) {
                     Ok(endpoint) => endpoints.push(endpoint),
                     Err(e) => cluster.problem("Endpoint", name, e.0),
+                },
+                Object::Namespace(object) => match namespace::labels(object) {
+                    Ok(labels) => drop(cluster.namespaces.insert(name, labels)),
+                    Err(e) => cluster.problem("Namespace", name, e.0),
+                },
+                Object::NetworkPolicy(object) => match NetworkPolicy::new(object) {
+                    Ok(policy) => {
+                        let key = (policy.namespace.clone(), policy.name.clone());
+                        cluster.network_policies.insert(key, policy);
+                    }
+                    Err(e) => cluster.problem("NetworkPolicy", name, e.0),
+                },
+                Object::ClusterNetworkPolicy(object) => match ClusterPolicy::new(object) {
+                    Ok(policy) => drop(cluster.cluster_policies.insert(name, policy)),
+                    Err(e) => cluster.problem("ClusterNetworkPolicy", name, e.0),
                 },
             }
         }
@@ -101,6 +123,12 @@ impl Cluster {
             used.extend(endpoint.addresses.iter().map(|a| (*a, format!("endpoint {}", endpoint.name))));
         }
         used
+    }
+
+    /// The labels of a namespace; one without a Namespace object has that of its name.
+    pub fn namespace_labels(&self, namespace: &str) -> Labels {
+        let own = self.namespaces.get(namespace).cloned().unwrap_or_default();
+        own.into_iter().chain([(policy::NAMESPACE_NAME_LABEL.to_owned(), namespace.to_owned())]).collect()
     }
 
     /// VTEP addresses of all nodes but `local`: what the kernel's routes have to lead to.
@@ -259,6 +287,8 @@ impl Cluster {
                     Ok(()) => {
                         parts.insert(network, part);
                     }
+                    // It leaves a network that was removed a moment later.
+                    Err(_) if node.registered && !self.networks.contains_key(&network) => {}
                     Err(e) => self.problem("Node", name.clone(), e.0),
                 }
             }

@@ -10,6 +10,7 @@ use super::{
     ids,
     name::{check_ifname, check_labels, check_name, check_port_name},
     network::check_version,
+    policy::Labels,
 };
 
 /// An endpoint that was checked on its own; [`super::Cluster`] checks it against its network.
@@ -23,6 +24,8 @@ pub struct Endpoint {
     pub node: String,
     /// Policy namespace.
     pub namespace: String,
+    /// Labels, which policies select by.
+    pub labels: Labels,
     /// At least one, without duplicates.
     pub addresses: Vec<IpAddr>,
     /// Unicast.
@@ -59,6 +62,7 @@ impl Endpoint {
             network: spec.network.clone(),
             node: node.clone(),
             namespace: spec.namespace.clone().unwrap_or_else(|| spec.network.clone()),
+            labels: object.metadata.labels.clone(),
             addresses: spec.addresses.clone(),
             mac,
             ports: spec.ports.clone(),

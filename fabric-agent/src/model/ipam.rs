@@ -116,6 +116,39 @@ pub fn allocate_within(
     }
 }
 
+/// A block of a subnet: the part of it that one node takes addresses from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block(pub IpNet);
+
+impl Block {
+    /// The block that an address is in.
+    pub fn of(subnet: IpNet, address: IpAddr) -> Option<Self> {
+        let block = IpNet::new(address, block_len(subnet)).ok()?.trunc();
+        subnet.contains(&block).then_some(Self(block))
+    }
+}
+
+/// Prefix length of a subnet's blocks: 64 addresses, 16 where there are few, the whole subnet where there are very few.
+fn block_len(subnet: IpNet) -> u8 {
+    let bits = subnet.max_prefix_len() - subnet.prefix_len();
+    subnet.max_prefix_len()
+        - match bits {
+            0..=6 => bits,
+            7..=12 => 4,
+            _ => 6,
+        }
+}
+
+/// Every block of a subnet, round from the one that `seed` chooses.
+pub fn blocks(subnet: IpNet, seed: u32) -> impl Iterator<Item = IpNet> {
+    let len = block_len(subnet);
+    let (count, step) = (1u128 << (len - subnet.prefix_len()), 1u128 << (subnet.max_prefix_len() - len));
+    let base = to_number(subnet.network());
+    let start = u128::from(seed) % count;
+    let block = move |n: u128| IpNet::new(to_address(subnet, base + n * step), len).ok();
+    (start..count).chain(0..start).filter_map(block)
+}
+
 /// Where to look first: behind the address that was given away last.
 fn start(first: u128, end: u128, last: Option<IpAddr>) -> u128 {
     match last.map(to_number) {
@@ -210,6 +243,31 @@ mod tests {
         assert!(text.contains("range 10.0.0.252/30 of network blue is exhausted"), "{text}");
         let outside = allocate_within(&network, &subnet, "10.0.1.0/30".parse().unwrap(), &used, None);
         assert!(outside.unwrap_err().to_string().contains("no usable address"));
+    }
+
+    #[test]
+    fn blocks_are_apart_and_cover_the_subnet() {
+        for (cidr, count) in [
+            ("10.0.0.0/24", 16),
+            ("10.0.0.0/26", 1),
+            ("10.0.0.0/29", 1),
+            ("10.0.0.0/16", 1024),
+            ("10.1.0.0/25", 8),
+        ] {
+            let subnet: IpNet = cidr.parse().unwrap();
+            let all: BTreeSet<IpNet> = blocks(subnet, 77).collect();
+            assert_eq!(all.len(), count, "{cidr}");
+            for address in subnet.hosts() {
+                let Block(block) = Block::of(subnet, address).unwrap();
+                assert!(all.contains(&block) && block.contains(&address), "{address}");
+            }
+        }
+        let v6: IpNet = "fd00::/64".parse().unwrap();
+        let first = blocks(v6, 3).next().unwrap();
+        assert_eq!(first.to_string(), "fd00::c0/122");
+        assert_eq!(Block::of(v6, "fd00::c7".parse().unwrap()), Some(Block(first)));
+        assert_eq!(Block::of(v6, "fd01::1".parse().unwrap()), None);
+        assert_eq!(Block::of(v6, "10.0.0.1".parse().unwrap()), None);
     }
 
     #[test]

@@ -2,15 +2,20 @@
 //! service never meet an invalid name, subnet or MAC. Everything in this module is pure.
 
 pub mod cluster;
+mod cluster_policy;
 pub mod dscp;
 pub mod endpoint;
 pub mod error;
 pub mod ids;
 pub mod ipam;
 pub mod name;
+pub mod namespace;
 pub mod network;
+mod network_policy;
 pub mod node;
+pub mod policy;
 pub mod route;
+mod selector;
 
 pub use cluster::{Cluster, ProblemKey};
 pub use dscp::Dscp;
@@ -18,4 +23,5 @@ pub use endpoint::Endpoint;
 pub use error::ModelError;
 pub use network::{Network, Subnet};
 pub use node::Node;
+pub use policy::{ClusterPolicy, Labels, NetworkPolicy};
 pub use route::Route;

@@ -9,7 +9,11 @@ use super::{
     error::{ModelError, refuse},
     name::{check_labels, check_name},
     network::check_version,
+    policy::Labels,
 };
+
+/// The owner of Node objects that agents register.
+pub const REGISTERED: &str = "agent";
 
 /// A node's part in a network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,6 +37,10 @@ pub struct Node {
     pub udp_checksum: bool,
     /// What it serves, by network name.
     pub networks: BTreeMap<String, NodeNetwork>,
+    /// Labels, which policies select by.
+    pub labels: Labels,
+    /// Its agent registers it, and keeps what it serves up to date.
+    pub registered: bool,
 }
 
 impl Node {
@@ -73,6 +81,8 @@ impl Node {
             foreign: spec.foreign,
             udp_checksum: spec.udp_checksum,
             networks,
+            labels: object.metadata.labels.clone(),
+            registered: object.metadata.owner == REGISTERED,
         })
     }
 }

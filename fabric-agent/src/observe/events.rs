@@ -21,7 +21,10 @@ use nix::{
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::names::Names;
-use crate::dataplane::{self, EventsError};
+use crate::{
+    dataplane::{self, EventsError},
+    policy::RuleNames,
+};
 
 /// How many events wait for a slow subscriber.
 const BACKLOG: usize = 4096;
@@ -34,6 +37,7 @@ pub struct EventHub {
     sender: broadcast::Sender<Arc<Event>>,
     recent: Arc<Mutex<VecDeque<DropEvent>>>,
     names: Arc<RwLock<Names>>,
+    rules: Arc<RwLock<Arc<RuleNames>>>,
 }
 
 impl Default for EventHub {
@@ -45,7 +49,12 @@ impl Default for EventHub {
 impl EventHub {
     /// A hub that keeps at least `backlog` events for its slowest subscriber; 0 counts as 1.
     pub fn new(backlog: usize) -> Self {
-        Self { sender: broadcast::Sender::new(backlog.max(1)), recent: Arc::default(), names: Arc::default() }
+        Self {
+            sender: broadcast::Sender::new(backlog.max(1)),
+            recent: Arc::default(),
+            names: Arc::default(),
+            rules: Arc::default(),
+        }
     }
 
     /// Hands an event to all subscribers. Never waits and never fails; without a subscriber it is only kept for a while.
@@ -67,7 +76,8 @@ impl EventHub {
     /// A drop in the API's words, with the names of this moment.
     pub(super) fn named(&self, raw: &DropEvent) -> Event {
         let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
-        named(raw, &names, &interface(raw.ifindex), wall_clock(raw.time))
+        let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner);
+        Event { rule: rule(raw, &rules), ..named(raw, &names, &interface(raw.ifindex), wall_clock(raw.time)) }
     }
 
     /// The last events, oldest first, with the names of this moment.
@@ -79,6 +89,11 @@ impl EventHub {
     /// Replaces the names that later events get.
     pub fn set_names(&self, names: Names) {
         *self.names.write().unwrap_or_else(PoisonError::into_inner) = names;
+    }
+
+    /// Replaces the names of policies' rules that later events get.
+    pub fn set_rules(&self, rules: Arc<RuleNames>) {
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
     }
 
     /// A subscription to everything from now on.
@@ -122,10 +137,16 @@ impl Subscription {
     }
 }
 
+/// The name of the rule that denied a packet, or its number if no rule has it any more; absent if none did.
+fn rule(raw: &DropEvent, rules: &RuleNames) -> Option<String> {
+    (raw.rule != 0).then(|| rules.get(&raw.rule).cloned().unwrap_or_else(|| raw.rule.to_string()))
+}
+
 /// An event in the API's words.
 fn named(raw: &DropEvent, names: &Names, ifname: &str, time: SystemTime) -> Event {
     let (src, dst) = addresses(raw);
     Event {
+        rule: None,
         time: humantime::format_rfc3339_micros(time).to_string(),
         hook: Hook::from_number(raw.hook).map_or_else(|| raw.hook.to_string(), |hook| hook.to_string()),
         reason: DropReason::from_number(raw.reason).map_or_else(|| raw.reason.to_string(), |r| r.to_string()),
@@ -233,7 +254,8 @@ mod tests {
             ethertype: [8, 0],
             src_port: 4242_u16.to_be_bytes(),
             dst_port: 80_u16.to_be_bytes(),
-            zero: [0; 6],
+            zero: [0; 2],
+            rule: 0,
             src: STRANGER.into(),
             dst: WEB.into(),
             vtep: Addr::UNSPECIFIED,

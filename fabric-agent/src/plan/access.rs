@@ -2,6 +2,7 @@
 
 use fabric_common::{
     addr::{Addr, Mac},
+    policy::NO_POLICY,
     port::{NO_SLOT, PortValue},
 };
 use ipnet::IpNet;
@@ -34,7 +35,7 @@ pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
         }
         let link = link(context, network);
         if let Some(ifindex) = context.facts.access.get(&network.name) {
-            desired.tables.ports.insert(*ifindex, port(network, &link));
+            desired.tables.ports.insert(*ifindex, port(context, network, &link));
         }
         desired.access.insert(network.name.clone(), link);
     }
@@ -53,13 +54,14 @@ fn link(context: &Context<'_>, network: &Network) -> AccessLink {
     }
 }
 
-fn port(network: &Network, link: &AccessLink) -> PortValue {
+fn port(context: &Context<'_>, network: &Network, link: &AccessLink) -> PortValue {
     PortValue {
         vni: network.vni.get(),
         slot: NO_SLOT,
         mac: link.mac,
         flags: 0,
-        identity: 0,
+        identity: context.policies.node(&context.facts.node),
+        policy: NO_POLICY,
         mtu: link.mtu.into(),
         addr: link.addresses.first().map_or(Addr::UNSPECIFIED, |net| Addr::from(net.addr())),
     }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use fabric_common::{
@@ -12,6 +13,7 @@ use fabric_common::{
     flood::{FloodKey, FloodValue},
     network::{MemberKey, MemberValue, NetworkValue},
     node::{NodeValue, VtepValue},
+    policy::{NumberKey, NumberValue, PolicyKey, PolicyPorts, PolicyValue},
     port::PortValue,
     prefix::VniPrefix,
     route::RouteValue,
@@ -21,7 +23,7 @@ use fabric_common::{
 };
 use ipnet::IpNet;
 
-use crate::model::Dscp;
+use crate::{model::Dscp, policy::RuleNames};
 
 /// What the kernel tells about this node. Collected by the reconciler before each plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub struct NodeFacts {
     pub peers: BTreeMap<IpAddr, PeerFacts>,
     /// Whether XDP was chosen for an uplink, by interface index.
     pub xdp: BTreeSet<u32>,
+    /// What the map `numbers` holds: these numbers are taken.
+    pub numbers: Arc<Rows<NumberKey, NumberValue>>,
 }
 
 /// What the kernel says of the way to an address.
@@ -116,6 +120,23 @@ impl PrefixKey {
     }
 }
 
+/// A key of `cidrs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AddrPrefix {
+    /// Bits of `addr` that count.
+    pub bits: u32,
+    /// IPv4 mapped.
+    pub addr: Addr,
+}
+
+impl AddrPrefix {
+    /// The key of `net`: IPv4 behind its 96 mapped bits.
+    pub fn new(net: IpNet) -> Self {
+        let mapped = if net.addr().is_ipv4() { 96 } else { 0 };
+        Self { bits: mapped + u32::from(net.prefix_len()), addr: Addr::from(net.network()) }
+    }
+}
+
 /// The wanted content of every map that the agent fills.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tables {
@@ -133,6 +154,14 @@ pub struct Tables {
     pub vteps: Rows<Addr, VtepValue>,
     /// `members`.
     pub members: Rows<MemberKey, MemberValue>,
+    /// `numbers`.
+    pub numbers: Rows<NumberKey, NumberValue>,
+    /// `policy_ports`.
+    pub policy_ports: Rows<u32, PolicyPorts>,
+    /// `policies`.
+    pub policies: Rows<PolicyKey, PolicyValue>,
+    /// `cidrs`.
+    pub cidrs: Rows<AddrPrefix, u32>,
     /// `sources`.
     pub sources: Rows<EndpointKey, SourceValue>,
     /// `source_prefixes`.
@@ -224,6 +253,8 @@ pub struct Desired {
     pub attachments: BTreeSet<Attachment>,
     /// Map content.
     pub tables: Tables,
+    /// Names of the policies' rules by number.
+    pub rules: RuleNames,
     /// Objects that can't be realised as declared: (kind, name) and one sentence each.
     pub problems: BTreeMap<(&'static str, String), String>,
 }

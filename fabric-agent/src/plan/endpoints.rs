@@ -25,13 +25,14 @@ pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
                 slot: place.slot,
                 mac: endpoint.mac,
                 flags: 0,
-                identity: 0,
+                identity: context.policies.identity(&endpoint.name),
+                policy: context.policies.policy(&endpoint.name),
                 mtu: context.mtus[&network.name].into(),
                 addr: endpoint.addresses.first().map_or(Addr::UNSPECIFIED, |a| Addr::from(*a)),
             };
             desired.tables.ports.insert(place.ifindex, value);
         }
-        rows(endpoint, network, &place, desired);
+        rows(context, endpoint, network, &place, desired);
     }
 }
 
@@ -86,15 +87,17 @@ fn check(
     Ok(())
 }
 
-fn rows(endpoint: &Endpoint, network: &Network, place: &Place, desired: &mut Desired) {
+fn rows(context: &Context<'_>, endpoint: &Endpoint, network: &Network, place: &Place, desired: &mut Desired) {
+    let identity = context.policies.identity(&endpoint.name);
+    let policy = context.policies.policy(&endpoint.name);
     let vni = network.vni.get();
     let Place { ifindex, node, slot } = *place;
     let generation = endpoint.generation;
-    let value = EndpointValue { mac: endpoint.mac, flags: 0, ifindex, node, identity: 0, slot, generation };
+    let value = EndpointValue { mac: endpoint.mac, flags: 0, ifindex, node, identity, slot, generation };
     for addr in addresses(endpoint, network) {
         desired.tables.endpoints.insert(EndpointKey { vni, addr }, value);
     }
-    let value = FdbValue { ifindex, node, slot, flags: 0, generation };
+    let value = FdbValue { ifindex, node, slot, flags: 0, generation, identity, policy };
     desired.tables.fdb.insert(FdbKey::new(vni, endpoint.mac), value);
 }
 

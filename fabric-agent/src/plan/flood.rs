@@ -4,6 +4,7 @@
 use fabric_common::{
     flood::{FloodKey, FloodValue, NODES, PLACES, PORTS},
     network::FLAG_MULTICAST,
+    policy::NO_POLICY,
 };
 
 use super::{Context, desired::Desired};
@@ -19,11 +20,16 @@ pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
         }
         let ports = desired.tables.ports.iter().filter(|(_, port)| port.vni == vni);
         let ports: Vec<_> = ports
-            .map(|(ifindex, port)| FloodValue { ifindex: *ifindex, node: 0, slot: port.slot, flags: 0 })
+            .map(|(ifindex, port)| FloodValue {
+                ifindex: *ifindex,
+                node: 0,
+                slot: port.slot,
+                policy: port.policy,
+            })
             .collect();
         let nodes = desired.tables.members.keys().filter(|key| key.vni == vni);
         let nodes: Vec<_> =
-            nodes.map(|key| FloodValue { ifindex: 0, node: key.node, slot: 0, flags: 0 }).collect();
+            nodes.map(|key| FloodValue { ifindex: 0, node: key.node, slot: 0, policy: NO_POLICY }).collect();
         for (list, targets, what) in [(PORTS, ports, "ports of this node"), (NODES, nodes, "other nodes")] {
             if targets.len() > PLACES as usize {
                 let text = format!(

@@ -6,7 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Cluster, ProblemKey, ids};
+use fabric_common::policy::IDENTITY_ANYONE;
+
+use crate::{
+    model::{Cluster, ProblemKey, ids},
+    policy::{self, Compiled},
+};
 
 mod access;
 pub mod desired;
@@ -38,8 +43,22 @@ pub fn plan(cluster: &Cluster, facts: &NodeFacts, settings: &PlanSettings) -> De
     sources::compile(&mut context, &mut desired);
     routes::compile(&context, &mut desired);
     links::compile(&mut context, settings, &mut desired);
+    policies(&mut context, &mut desired);
     desired.problems = context.problems;
     desired
+}
+
+/// The rows of policies, which the others refer to by number.
+fn policies(context: &mut Context<'_>, desired: &mut Desired) {
+    let compiled = std::mem::take(&mut context.policies);
+    desired.tables.numbers = compiled.numbers;
+    desired.tables.policy_ports = compiled.policy_ports;
+    desired.tables.policies = compiled.policies;
+    desired.tables.cidrs = compiled.cidrs;
+    desired.rules = compiled.rules;
+    for (endpoint, text) in compiled.problems {
+        context.problem("Endpoint", &endpoint, text);
+    }
 }
 
 /// What the features share while one plan is made.
@@ -54,6 +73,10 @@ struct Context<'a> {
     limit: u16,
     /// Largest inner IP packet of each network, by name.
     mtus: BTreeMap<String, u16>,
+    /// Numbers of identities and policies.
+    policies: Compiled,
+    /// Identities of nodes by their numbers.
+    nodes: BTreeMap<u32, u32>,
     problems: BTreeMap<ProblemKey, String>,
 }
 
@@ -63,7 +86,14 @@ impl<'a> Context<'a> {
         let local = ids.get(&facts.node).copied().unwrap_or_else(|| ids::hash32(&facts.node).max(1));
         let limit = underlay_mtu(cluster, facts);
         let mtus = cluster.networks.values().map(|n| (n.name.clone(), network_mtu(n, limit))).collect();
-        Self { cluster, facts, ids, local, limit, mtus, problems: cluster.problems.clone() }
+        let policies = policy::compile(cluster, &facts.node, &facts.numbers);
+        let nodes = ids.iter().map(|(name, id)| (*id, policies.node(name))).collect();
+        Self { cluster, facts, ids, local, limit, mtus, policies, nodes, problems: cluster.problems.clone() }
+    }
+
+    /// The identity of a node's own addresses, by its number.
+    fn node_identity(&self, number: u32) -> u32 {
+        self.nodes.get(&number).copied().unwrap_or(IDENTITY_ANYONE)
     }
 
     /// The first problem of an object stays.

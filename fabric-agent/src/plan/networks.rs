@@ -7,6 +7,7 @@ use fabric_common::{
     endpoint::{self, EndpointKey, EndpointValue},
     fdb::{self, FdbKey, FdbValue},
     network::{self, MemberKey, MemberValue, NetworkValue},
+    policy::NO_POLICY,
     port::NO_SLOT,
 };
 
@@ -129,7 +130,15 @@ impl Rows<'_> {
         }
         match access {
             Some(ifindex) => {
-                let value = FdbValue { ifindex, node, slot: NO_SLOT, flags: fdb::FLAG_HOST, generation: 0 };
+                let value = FdbValue {
+                    ifindex,
+                    node,
+                    slot: NO_SLOT,
+                    flags: fdb::FLAG_HOST,
+                    generation: 0,
+                    identity: self.context.node_identity(node),
+                    policy: NO_POLICY,
+                };
                 desired.tables.fdb.insert(FdbKey::new(self.network.vni.get(), mac), value);
             }
             None => self.router(desired, mac, node),
@@ -146,13 +155,22 @@ impl Rows<'_> {
     fn add(&self, desired: &mut Desired, address: IpAddr, mac: Mac, flags: u16, place: (u32, u32)) {
         let key = EndpointKey { vni: self.network.vni.get(), addr: Addr::from(address) };
         let (node, ifindex) = place;
-        let value = EndpointValue { mac, flags, ifindex, node, identity: 0, slot: 0, generation: 0 };
+        let identity = self.context.node_identity(node);
+        let value = EndpointValue { mac, flags, ifindex, node, identity, slot: 0, generation: 0 };
         desired.tables.endpoints.insert(key, value);
     }
 
     /// The row of a MAC that routes.
     fn router(&self, desired: &mut Desired, mac: Mac, node: u32) {
-        let value = FdbValue { ifindex: 0, node, slot: 0, flags: fdb::FLAG_ROUTER, generation: 0 };
+        let value = FdbValue {
+            ifindex: 0,
+            node,
+            slot: 0,
+            flags: fdb::FLAG_ROUTER,
+            generation: 0,
+            identity: self.context.node_identity(node),
+            policy: NO_POLICY,
+        };
         desired.tables.fdb.insert(FdbKey::new(self.network.vni.get(), mac), value);
     }
 
@@ -177,7 +195,15 @@ impl Rows<'_> {
             }
             // A host that has access is reached like an endpoint there; that node says which packets it takes.
             if self.network.host_access {
-                let value = FdbValue { ifindex: 0, node: number, slot: 0, flags: 0, generation: 0 };
+                let value = FdbValue {
+                    ifindex: 0,
+                    node: number,
+                    slot: 0,
+                    flags: 0,
+                    generation: 0,
+                    identity: self.context.node_identity(number),
+                    policy: NO_POLICY,
+                };
                 desired.tables.fdb.insert(FdbKey::new(vni, mac), value);
             } else {
                 self.router(desired, mac, number);

@@ -32,7 +32,10 @@ pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
         }
         let relayed = foreign.contains(&value.node) && !is_link_local(&key.addr);
         let flags = if relayed { FLAG_RELAYED } else { 0 };
-        let record = record([value.node, 0, 0, 0], flags, value.generation);
+        let record = SourceValue {
+            identity: value.identity,
+            ..record([value.node, 0, 0, 0], flags, value.generation)
+        };
         desired.tables.sources.insert(*key, record);
         if is_link_local(&key.addr) {
             continue;

@@ -22,11 +22,13 @@ use super::{
 use crate::{
     dataplane::Counters,
     plan::desired::{NodeFacts, PeerFacts},
+    policy::RuleNames,
     service::Kernel,
 };
 
 /// What the last pass found.
 struct Published {
+    rules: Arc<RuleNames>,
     facts: NodeFacts,
     report: Report,
     status: Status,
@@ -67,7 +69,8 @@ impl Shared {
             vxlan_port: settings.plan.vxlan_port,
             ..Status::default()
         };
-        let published = RwLock::new(Published { facts, report: Report::new(), status });
+        let published =
+            RwLock::new(Published { rules: Arc::default(), facts, report: Report::new(), status });
         Self {
             published,
             done: watch::Sender::new(Done::default()),
@@ -105,6 +108,7 @@ impl Shared {
         let features = engine.datapath.features(&named);
         {
             let mut published = self.published.write().unwrap_or_else(PoisonError::into_inner);
+            published.rules = Arc::clone(&engine.rules);
             published.facts = facts;
             published.report = report;
             let status = &mut published.status;
@@ -171,6 +175,16 @@ impl Handle {
         self.trigger();
     }
 
+    /// Names of policies' rules by the numbers that the programs know, of the last pass.
+    pub fn rules(&self) -> Arc<RuleNames> {
+        Arc::clone(&self.shared.published.read().unwrap_or_else(PoisonError::into_inner).rules)
+    }
+
+    /// Resolves once another pass has ended; false if there will be none.
+    pub async fn passed(&self) -> bool {
+        self.shared.done.subscribe().changed().await.is_ok()
+    }
+
     /// Asks for a pass that compares everything, soon.
     pub fn trigger(&self) {
         // A full channel means that one is asked for already.
@@ -189,7 +203,9 @@ impl Kernel for Handle {
 
     fn state(&self, kind: &str, name: &str) -> Option<(State, String)> {
         let published = self.shared.published.read().unwrap_or_else(PoisonError::into_inner);
-        let kind = *["Network", "Node", "Endpoint"].iter().find(|known| **known == kind)?;
+        let kind = *["Network", "Node", "Endpoint", "Namespace", "NetworkPolicy", "ClusterNetworkPolicy"]
+            .iter()
+            .find(|known| **known == kind)?;
         published.report.get(&(kind, name.to_owned())).cloned()
     }
 

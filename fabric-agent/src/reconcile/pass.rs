@@ -6,7 +6,10 @@
 //! its program, since without it the host's own stack would hear the container. Nothing is deleted before every source
 //! was read completely.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     access::Accessible,
@@ -26,6 +29,7 @@ use crate::{
         self,
         desired::{Attachment, Desired, NodeFacts, PlanSettings, PortLink},
     },
+    policy::RuleNames,
 };
 
 /// How a pass is to be done.
@@ -44,6 +48,8 @@ pub(super) struct Engine<L, D> {
     settings: PlanSettings,
     pub(super) facts: NodeFacts,
     pub(super) rows: RowDeltas,
+    /// Names of policies' rules, as they were planned last.
+    pub(super) rules: Arc<RuleNames>,
     pub(super) attachments: DeltaTracker<Attachment, Seated>,
     /// Ports that were set up completely, as which they were, and their host side's index.
     pub(super) finished: BTreeMap<String, (PortLink, u32)>,
@@ -65,6 +71,7 @@ impl<L: Links, D: Datapath> Engine<L, D> {
             settings,
             facts: NodeFacts { node: node.to_owned(), ..NodeFacts::default() },
             rows: RowDeltas::default(),
+            rules: Arc::default(),
             attachments: DeltaTracker::new(),
             finished: BTreeMap::new(),
             accessible: Accessible::new(),
@@ -87,6 +94,9 @@ impl<L: Links, D: Datapath> Engine<L, D> {
                 plan::plan(cluster, &self.facts, &self.settings)
             }
         };
+        if *self.rules != desired.rules {
+            self.rules = Arc::new(desired.rules.clone());
+        }
         let done = Finished {
             endpoints: self.finished.keys().map(String::as_str).collect(),
             access: self.accessible.keys().map(String::as_str).collect(),
@@ -105,6 +115,7 @@ impl<L: Links, D: Datapath> Engine<L, D> {
     ) -> Result<Desired, KernelError> {
         let observed = self.links.observe().await?;
         self.look(cluster, &observed, errors).await;
+        self.read_rows(mode.full, errors);
         let mut desired = plan::plan(cluster, &self.facts, &self.settings);
         if mode.full {
             self.repair_pins(errors);
@@ -122,7 +133,7 @@ impl<L: Links, D: Datapath> Engine<L, D> {
         }
         self.attach(&desired, errors);
         self.shut_unguarded(&links, errors).await;
-        self.write_rows(&desired, mode.full, errors);
+        self.write_rows(&desired, errors);
         self.set_up(cluster, &desired, &links, errors).await;
         self.set_up_access(cluster, &desired, &links, mode.full, errors).await;
         if mode.in_sync {
@@ -239,13 +250,20 @@ impl<L: Links, D: Datapath> Engine<L, D> {
         }
     }
 
-    fn write_rows(&mut self, desired: &Desired, full: bool, errors: &mut Errors) {
+    /// Reads the maps. Before anything is planned: the numbers that are taken are in one of them.
+    fn read_rows(&mut self, full: bool, errors: &mut Errors) {
         if full || !self.rows.loaded() {
             match self.datapath.dump() {
                 Ok(found) => self.rows.observe(found, true),
                 Err(error) => errors.rows.push(error.to_string()),
             }
         }
+        if *self.facts.numbers != *self.rows.numbers() {
+            self.facts.numbers = Arc::new(self.rows.numbers().clone());
+        }
+    }
+
+    fn write_rows(&mut self, desired: &Desired, errors: &mut Errors) {
         self.rows.set_desired(&desired.tables);
         let batch = self.rows.upserts();
         if !self.rows.loaded() || rows::is_empty(&batch) {

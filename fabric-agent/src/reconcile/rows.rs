@@ -9,6 +9,7 @@ use fabric_common::{
     flood::{FloodKey, FloodValue},
     network::{MemberKey, MemberValue, NetworkValue},
     node::{NodeValue, VtepValue},
+    policy::{NumberKey, NumberValue, PolicyKey, PolicyPorts, PolicyValue},
     port::PortValue,
     route::RouteValue,
     settings::Settings,
@@ -20,7 +21,7 @@ use super::account::Account;
 use crate::{
     dataplane::Describe,
     delta::DeltaTracker,
-    plan::desired::{PrefixKey, Rows, Tables},
+    plan::desired::{AddrPrefix, PrefixKey, Rows, Tables},
 };
 
 /// One map.
@@ -174,6 +175,10 @@ row_deltas! {
     nodes: u32 => NodeValue,
     vteps: Addr => VtepValue,
     members: MemberKey => MemberValue,
+    numbers: NumberKey => NumberValue,
+    policy_ports: u32 => PolicyPorts,
+    policies: PolicyKey => PolicyValue,
+    cidrs: AddrPrefix => u32,
     sources: EndpointKey => SourceValue,
     source_prefixes: PrefixKey => SourceValue,
     ports: u32 => PortValue,
@@ -199,6 +204,11 @@ impl Pending {
 }
 
 impl RowDeltas {
+    /// What the map `numbers` holds.
+    pub(super) fn numbers(&self) -> &Rows<NumberKey, NumberValue> {
+        self.numbers.tracker.actual()
+    }
+
     /// Looks through everything that is not written.
     pub(super) fn pending(&self) -> Pending {
         let own = |key: &EndpointKey| self.endpoints.tracker.desired().get(key).is_some_and(|v| v.flags != 0);

@@ -3,19 +3,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fabric_api::Object;
+use fabric_api::{Object, object::DEFAULT_NAMESPACE};
 
 use super::{ServiceError, ServiceSettings, netns::Resolve, owner::Owner};
 use crate::{
-    model::{Cluster, Network, Node, ProblemKey},
+    model::{self, Cluster, Network, Node, ProblemKey},
     plan::desired::NodeFacts,
     store::{Expected, Snapshot, Write},
 };
 
+mod blocks;
 mod endpoint;
 mod network;
+mod node;
 
 pub(super) use endpoint::Announced;
+pub(super) use node::is_registered;
 
 /// Kind and name.
 pub(super) type Key = (String, String);
@@ -57,7 +60,7 @@ impl Draft {
         facts: NodeFacts,
         resolve: Resolve,
     ) -> Self {
-        let key = |o: &Object| (o.kind().to_owned(), o.metadata().name.clone());
+        let key = |o: &Object| (o.kind().to_owned(), o.id().into_owned());
         Self {
             settings,
             facts,
@@ -89,7 +92,7 @@ impl Draft {
 
     /// For requests that create.
     pub(super) fn must_be_absent(&self, object: &Object) -> Result<(), ServiceError> {
-        let key = (object.kind().to_owned(), object.metadata().name.clone());
+        let key = (object.kind().to_owned(), object.id().into_owned());
         if self.objects.contains_key(&key) {
             let kind = key.0.to_lowercase();
             return Err(ServiceError::conflict(format!(
@@ -102,7 +105,7 @@ impl Draft {
 
     /// Creates or changes an object, filling in what it leaves open: `created`, `changed` or `unchanged`.
     pub(super) fn put(&mut self, owner: &Owner, mut object: Object) -> Result<&'static str, ServiceError> {
-        let key = (object.kind().to_owned(), object.metadata().name.clone());
+        let key = (object.kind().to_owned(), object.id().into_owned());
         let existing = self.objects.get(&key).cloned();
         if let Some(existing) = &existing {
             owner.check(existing)?;
@@ -116,6 +119,16 @@ impl Draft {
             (Object::Node(new), _) => self.complete_node(new),
             (Object::Endpoint(new), Some(Object::Endpoint(old))) => self.complete_endpoint(new, Some(old)),
             (Object::Endpoint(new), _) => self.complete_endpoint(new, None),
+            (Object::NetworkPolicy(new), _) => {
+                new.metadata.namespace.get_or_insert_with(|| DEFAULT_NAMESPACE.to_owned());
+                model::NetworkPolicy::new(new).map(drop).map_err(ServiceError::from)
+            }
+            (Object::ClusterNetworkPolicy(new), _) => {
+                model::ClusterPolicy::new(new).map(drop).map_err(ServiceError::from)
+            }
+            (Object::Namespace(new), _) => {
+                model::namespace::labels(new).map(drop).map_err(ServiceError::from)
+            }
         };
         done.map_err(|e| self.about(&key, e))?;
         if existing.as_ref() == Some(&object) {
@@ -139,9 +152,16 @@ impl Draft {
         if key.0 == "Network" {
             self.network_is_unused(&key.1)?;
             self.cursors.insert(endpoint::cursor_name(&key.1), None);
+            self.cursors.insert(endpoint::mac_cursor(&key.1), None);
+            self.forget_blocks(&key.1);
         }
-        self.objects.remove(key);
+        let gone = self.objects.remove(key);
         self.touched.insert(key.clone());
+        if let Some(Object::Endpoint(endpoint)) = gone
+            && self.settings.blocks
+        {
+            self.release_blocks(&endpoint.spec.network, &endpoint.spec.addresses);
+        }
         Ok(())
     }
 
@@ -254,7 +274,7 @@ impl Draft {
     /// The writes, each with what it expects of `snapshot`, which the draft was made from.
     pub(super) fn into_writes(mut self, snapshot: &Snapshot) -> Vec<Write> {
         let expected = |revision: Option<u64>| revision.map_or(Expected::Absent, Expected::Revision);
-        let mut writes = Vec::new();
+        let mut writes = self.requirements(snapshot);
         for (kind, name) in std::mem::take(&mut self.touched) {
             let before = snapshot.get(&kind, &name).map(|o| o.metadata().revision);
             match self.objects.remove(&(kind.clone(), name.clone())) {
@@ -272,6 +292,22 @@ impl Draft {
             }
         }
         writes
+    }
+
+    /// The networks of endpoints that are written must stay as they were read: nobody may remove one meanwhile.
+    fn requirements(&self, snapshot: &Snapshot) -> Vec<Write> {
+        let network = |key: &Key| match self.objects.get(key) {
+            Some(Object::Endpoint(endpoint)) => Some(endpoint.spec.network.clone()),
+            _ => None,
+        };
+        let networks: BTreeSet<String> = self.touched.iter().filter_map(network).collect();
+        let rest = networks.into_iter().filter_map(|name| {
+            let kind = "Network".to_owned();
+            let revision = snapshot.get(&kind, &name)?.metadata().revision;
+            let untouched = !self.touched.contains(&(kind.clone(), name.clone()));
+            untouched.then_some(Write::Require { kind, name, expected: Expected::Revision(revision) })
+        });
+        rest.collect()
     }
 
     /// What a front door must remember, by a name that begins so.
@@ -305,13 +341,14 @@ impl Draft {
 
 /// Status is the agent's; so is the owner.
 fn refuse_agent_fields(object: &Object, owner: &Owner) -> Result<(), ServiceError> {
-    let status = match object {
-        Object::Network(o) => o.status.is_some(),
-        Object::Node(o) => o.status.is_some(),
-        Object::Endpoint(o) => o.status.is_some(),
-    };
-    if status {
+    if object.has_status() {
         return Err(ServiceError::invalid("status is set by the agent: take it out"));
+    }
+    if object.metadata().namespace.is_some() && object.kind() != "NetworkPolicy" {
+        let hint = if object.kind() == "Endpoint" { ", an endpoint's is spec.namespace" } else { "" };
+        return Err(ServiceError::invalid(format!(
+            "metadata.namespace is for NetworkPolicies{hint}: take it out"
+        )));
     }
     if let Object::Endpoint(endpoint) = object
         && endpoint.spec.attachment.as_ref().is_some_and(|a| a.engine.is_some() || a.container.is_some())

@@ -143,7 +143,12 @@ impl Service {
             {
                 Some(endpoint.clone())
             }
-            Object::Endpoint(_) | Object::Network(_) | Object::Node(_) => None,
+            Object::Endpoint(_)
+            | Object::Network(_)
+            | Object::Node(_)
+            | Object::Namespace(_)
+            | Object::NetworkPolicy(_)
+            | Object::ClusterNetworkPolicy(_) => None,
         };
         Ok(snapshot.objects.iter().filter_map(own).collect())
     }

@@ -49,9 +49,10 @@ impl ServiceError {
 
     pub(super) fn not_found(kind: &str, name: &str) -> Self {
         let kind = kind.to_lowercase();
+        let noun = if kind.ends_with("policy") { "policy" } else { &kind };
         Self::new(
             ErrorKind::NotFound,
-            format!("{kind} {name} does not exist; `fabric {kind} ls` lists what does"),
+            format!("{kind} {name} does not exist; `fabric {noun} ls` lists what does"),
         )
     }
 }

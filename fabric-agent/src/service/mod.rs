@@ -18,7 +18,9 @@ pub mod error;
 pub mod kernel;
 mod netns;
 mod owner;
+mod policy;
 mod read;
+mod register;
 mod replace;
 #[cfg(test)]
 mod tests;
@@ -43,6 +45,8 @@ pub struct ServiceSettings {
     pub node: String,
     /// How many local endpoints there is room for: the smaller of `ports` and `port_counters`.
     pub slots: u32,
+    /// Whether nodes that share the store take addresses from blocks of their own.
+    pub blocks: bool,
 }
 
 /// The service; clones share everything.
@@ -83,6 +87,11 @@ impl Service {
     /// This node's name.
     pub fn node_name(&self) -> &str {
         &self.inner.settings.node
+    }
+
+    /// Whether agents of other hosts use the same store.
+    pub fn shares_store(&self) -> bool {
+        self.inner.store.shared()
     }
 
     /// Tells when the store changes.

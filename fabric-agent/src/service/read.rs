@@ -74,17 +74,22 @@ impl Service {
     /// # Errors
     /// The store can't be read.
     pub async fn status(&self) -> Result<Status, ServiceError> {
-        let view = self.view().await?;
         let mut status = self.inner.kernel.node_status();
         self.node_name().clone_into(&mut status.node);
         status.store = self.inner.store.address();
         let mut told: BTreeSet<String> = status.problems.iter().cloned().collect();
-        let problems = view.problems().into_iter().chain(self.reported());
+        // A store that was never read is a problem like others: everything else can be told nevertheless.
+        let objects = match self.view().await {
+            Ok(view) => view.problems(),
+            Err(e) if self.inner.store.troubles().is_empty() => vec![e.message],
+            Err(_) => Vec::new(),
+        };
+        let problems = self.inner.store.troubles().into_iter().chain(objects).chain(self.reported());
         status.problems.extend(problems.filter(|problem| told.insert(problem.clone())));
         Ok(status)
     }
 
-    async fn view(&self) -> Result<View<'_>, ServiceError> {
+    pub(super) async fn view(&self) -> Result<View<'_>, ServiceError> {
         let snapshot = self.inner.store.snapshot().await?;
         let cluster = Cluster::from_objects(&snapshot.objects);
         let facts = self.inner.kernel.facts();
@@ -96,11 +101,11 @@ impl Service {
 }
 
 /// Store and kernel at one moment.
-struct View<'a> {
-    kernel: &'a dyn Kernel,
+pub(super) struct View<'a> {
+    pub(super) kernel: &'a dyn Kernel,
     local: &'a str,
-    snapshot: Arc<Snapshot>,
-    cluster: Cluster,
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) cluster: Cluster,
     facts: NodeFacts,
     ids: BTreeMap<String, u32>,
     /// Largest inner IP packet that the underlay carries, bytes.
@@ -108,7 +113,34 @@ struct View<'a> {
 }
 
 impl View<'_> {
+    /// How far an object is, here and where it lives.
     fn state(&self, kind: &'static str, name: &str) -> (State, String) {
+        let node = match self.snapshot.get(kind, name) {
+            Some(Object::Node(node)) => Some(node.metadata.name.as_str()),
+            Some(Object::Endpoint(endpoint)) => endpoint.spec.node.as_deref(),
+            _ => None,
+        };
+        match (node.filter(|node| self.is_dead(node)), self.state_here(kind, name)) {
+            (Some(node), (State::Ready | State::Pending, _)) if kind == "Node" => (
+                State::Degraded,
+                format!("its agent is not heard of: is host {node} up, and does it reach the store?"),
+            ),
+            (Some(node), (State::Ready | State::Pending, _)) => {
+                (State::Degraded, format!("node {node}, where it lives, is not heard of"))
+            }
+            (_, here) => here,
+        }
+    }
+
+    /// Whether a node that registers itself has not been heard of for longer than its lease.
+    fn is_dead(&self, node: &str) -> bool {
+        let registered = self.cluster.nodes.get(node).is_some_and(|node| node.registered);
+        registered
+            && node != self.local
+            && self.snapshot.live.as_ref().is_some_and(|live| !live.contains_key(node))
+    }
+
+    pub(super) fn state_here(&self, kind: &'static str, name: &str) -> (State, String) {
         if let Some(problem) = self.cluster.problems.get(&(kind, name.to_owned())) {
             return (State::Degraded, problem.clone());
         }
@@ -118,10 +150,11 @@ impl View<'_> {
     fn problems(&self) -> Vec<String> {
         let mut all = Vec::new();
         for object in &self.snapshot.objects {
-            let (kind, name) = (object.kind(), object.metadata().name.as_str());
-            let (state, reason) = self.state(kind, name);
+            let (kind, name) = (object.kind(), object.id());
+            // That another node is down is no fault of this one.
+            let (state, reason) = self.state_here(kind, &name);
             if state == State::Degraded {
-                all.push(draft::named(kind, name, &reason));
+                all.push(draft::named(kind, &name, &reason));
             }
         }
         all
@@ -204,8 +237,12 @@ impl View<'_> {
                 nodes.insert(node.metadata.name.clone(), node.clone());
             }
         }
-        let own = self.own_node(nodes.get(self.local));
-        nodes.insert(self.local.to_owned(), own);
+        let declared = nodes.get(self.local);
+        // One that registers itself is what it has registered.
+        if declared.is_none_or(|node| node.metadata.owner != owner::AGENT) {
+            let own = self.own_node(declared);
+            nodes.insert(self.local.to_owned(), own);
+        }
         nodes.into_values().map(|node| self.node(node)).collect()
     }
 

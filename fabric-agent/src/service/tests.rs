@@ -67,7 +67,7 @@ fn resolve(path: &str) -> Result<u64, ServiceError> {
 
 fn service_on(directory: &std::path::Path, fake: &Arc<Fake>) -> Service {
     let store = Arc::new(EmbeddedStore::open(directory).expect("the store opens"));
-    let settings = ServiceSettings { node: "n1".to_owned(), slots: 3 };
+    let settings = ServiceSettings { node: "n1".to_owned(), slots: 3, blocks: false };
     Service::with(store, fake.clone(), settings, resolve, Duration::from_millis(200))
 }
 
@@ -405,5 +405,7 @@ async fn of_two_requests_that_exclude_each_other_one_is_refused() {
     assert_eq!(b.service.networks().await.unwrap().len(), usize::from(attached.is_ok()));
 }
 
+mod cluster;
 mod openings;
+mod policies;
 mod underlay;

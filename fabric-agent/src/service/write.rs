@@ -9,8 +9,12 @@ use super::{
     *,
 };
 
-/// How often a transaction is tried again after somebody else changed an entry at the same time.
-const TRIES: usize = 16;
+/// How long a transaction is tried again after somebody else changed an entry at the same time.
+const TRY: Duration = Duration::from_secs(15);
+/// Those who were in each other's way wait for different times, up to this.
+const APART: Duration = Duration::from_millis(20);
+/// How long the change of somebody else, which a transaction has met, may take to be read here as well.
+const ARRIVAL: Duration = Duration::from_millis(200);
 
 impl Service {
     /// Creates a network; what the request leaves open is chosen. The answer is the network as stored, once the kernel
@@ -178,29 +182,44 @@ impl Service {
         Ok(applied)
     }
 
-    /// Reads, lets `change` draft the writes, and commits; again if somebody else was faster.
+    /// Reads, lets `change` draft the writes, and commits; again if somebody else was faster. What is refused is looked at again
+    /// once everything that others have written by now was read: they may just have made what it needs.
     pub(super) async fn transact<T>(
         &self,
         change: impl Fn(&mut Draft) -> Result<T, ServiceError>,
     ) -> Result<(T, u64), ServiceError> {
         let inner = &self.inner;
         let _guard = inner.writing.lock().await;
-        let mut last = None;
-        for _ in 0..TRIES {
+        let mut newest = !inner.store.shared();
+        let begun = tokio::time::Instant::now();
+        loop {
+            let mut changes = inner.store.watch();
             let snapshot = inner.store.snapshot().await?;
             let mut draft =
                 Draft::new(&snapshot, inner.settings.clone(), inner.kernel.facts(), inner.resolve);
-            let value = change(&mut draft)?;
+            let value = match change(&mut draft) {
+                Ok(value) => value,
+                Err(e) if newest || inner.store.catch_up().await.is_err() => return Err(e),
+                Err(_) => {
+                    newest = true;
+                    continue;
+                }
+            };
             for slot in draft.new_slots() {
                 inner.kernel.reset_counters(slot);
             }
             match inner.store.commit(draft.into_writes(&snapshot)).await {
                 Ok(revision) => return Ok((value, revision)),
-                Err(e @ crate::store::StoreError::Conflict { .. }) => last = Some(e),
+                Err(crate::store::StoreError::Conflict { .. }) if begun.elapsed() < TRY => {
+                    let seen = |revision: &u64| *revision != snapshot.revision;
+                    if tokio::time::timeout(ARRIVAL, changes.wait_for(seen)).await.is_err() {
+                        inner.store.catch_up().await?;
+                    }
+                    tokio::time::sleep(APART.mul_f64(chance())).await;
+                }
                 Err(e) => return Err(e.into()),
             }
         }
-        Err(last.map_or_else(|| ServiceError::conflict("the store is busy; try again"), ServiceError::from))
     }
 
     /// What front doors reported, one sentence each.
@@ -208,6 +227,12 @@ impl Service {
         let reports = self.inner.reports.lock().unwrap_or_else(PoisonError::into_inner);
         reports.values().flatten().cloned().collect()
     }
+}
+
+/// Between 0 and 1, different for everybody.
+fn chance() -> f64 {
+    use std::hash::{BuildHasher, RandomState};
+    f64::from(RandomState::new().hash_one(0) as u32) / f64::from(u32::MAX)
 }
 
 /// What is referred to comes first.
@@ -226,7 +251,7 @@ pub(super) fn in_order(objects: &[Object]) -> Vec<(usize, &Object)> {
 }
 
 pub(super) fn key(object: &Object) -> Key {
-    (object.kind().to_owned(), object.metadata().name.clone())
+    (object.kind().to_owned(), object.id().into_owned())
 }
 
 pub(super) fn duplicate(objects: &[Object]) -> Option<Key> {

@@ -1,6 +1,7 @@
 //! The embedded store: one redb file, for one agent. Values are JSON, so that they can be read without this program.
 
 use std::{
+    borrow::Cow,
     fs::{DirBuilder, OpenOptions},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -227,8 +228,8 @@ fn load(database: &Database) -> Result<Snapshot, Fault> {
     Ok(snapshot)
 }
 
-fn order(object: &Object) -> (&str, &str) {
-    (object.kind(), &object.metadata().name)
+fn order(object: &Object) -> (&str, Cow<'_, str>) {
+    (object.kind(), object.id())
 }
 
 fn parse<T: serde::de::DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, Fault> {

@@ -34,7 +34,7 @@ pub(super) fn changes(snapshot: &Snapshot, writes: Vec<Write>, revision: u64) ->
     for write in writes {
         match write {
             Write::Put { mut object, expected } => {
-                let key = (object.kind().to_owned(), object.metadata().name.clone());
+                let key = (object.kind().to_owned(), object.id().into_owned());
                 check_object(snapshot, &key, expected)?;
                 object.metadata_mut().revision = revision;
                 changes.objects.insert(key, Some(*object));
@@ -44,6 +44,7 @@ pub(super) fn changes(snapshot: &Snapshot, writes: Vec<Write>, revision: u64) ->
                 check_object(snapshot, &key, expected)?;
                 changes.objects.insert(key, None);
             }
+            Write::Require { kind, name, expected } => check_object(snapshot, &(kind, name), expected)?,
             Write::Cursor { name, value, expected } => {
                 let found = snapshot.cursors.get(&name).map(|c| c.revision);
                 check(|| format!("allocator {name}"), found, expected)?;
@@ -61,11 +62,8 @@ fn check_object(snapshot: &Snapshot, key: &(String, String), expected: Expected)
 
 /// `snapshot` with `changes`, at `revision`.
 pub(super) fn apply(snapshot: &Snapshot, changes: Changes, revision: u64) -> Snapshot {
-    let mut objects: BTreeMap<(String, String), Object> = snapshot
-        .objects
-        .iter()
-        .map(|o| ((o.kind().to_owned(), o.metadata().name.clone()), o.clone()))
-        .collect();
+    let mut objects: BTreeMap<(String, String), Object> =
+        snapshot.objects.iter().map(|o| ((o.kind().to_owned(), o.id().into_owned()), o.clone())).collect();
     let mut cursors = snapshot.cursors.clone();
     for (key, object) in changes.objects {
         match object {
@@ -79,5 +77,5 @@ pub(super) fn apply(snapshot: &Snapshot, changes: Changes, revision: u64) -> Sna
             None => cursors.remove(&name),
         };
     }
-    Snapshot { revision, objects: objects.into_values().collect(), cursors }
+    Snapshot { revision, objects: objects.into_values().collect(), cursors, live: None }
 }

@@ -17,7 +17,8 @@ use axum::{
     routing::{get, post},
 };
 use fabric_api::{
-    Endpoint, Event, Network, Node,
+    Endpoint, Event, Namespace, Network, Node, Object,
+    policy::{LintFinding, PolicyAnswer, PolicyCandidate, PolicySide},
     status::{Applied, Counter, EndpointStatus, ErrorBody, NetworkStatus, State as Progress, Status},
 };
 use serde_json::{Value, json};
@@ -168,6 +169,40 @@ pub(crate) fn web() -> Endpoint {
     endpoint
 }
 
+pub(crate) fn db_policy() -> Object {
+    let policy = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": "db", "namespace": "shop", "owner": "cli", "revision": 4},
+        "spec": {"podSelector": {"matchLabels": {"app": "db"}}, "ingress": [{}]},
+        "status": {"endpoints": 2, "state": "ready"},
+    });
+    fabric_api::parse::object(policy).expect("a policy")
+}
+
+fn shop() -> Namespace {
+    serde_json::from_value(json!({
+        "metadata": {"name": "shop", "labels": {"team": "web", "env": "test"}, "owner": "cli", "revision": 5},
+        "status": {"endpoints": 2, "policies": 1},
+    }))
+    .expect("a namespace")
+}
+
+fn denied() -> PolicyAnswer {
+    let candidate = PolicyCandidate {
+        rule: "NetworkPolicy/shop/db/ingress/0".to_owned(),
+        verdict: "accept".to_owned(),
+        matches: false,
+        why: "no peer".to_owned(),
+    };
+    let ingress = PolicySide {
+        endpoint: "db".to_owned(),
+        verdict: "deny".to_owned(),
+        rule: Some("NetworkPolicy/shop/db/ingress".to_owned()),
+        candidates: vec![candidate],
+    };
+    PolicyAnswer { allowed: false, egress: None, ingress: Some(ingress) }
+}
+
 fn drop_event() -> Event {
     Event {
         time: "2026-01-02T03:04:05.123456Z".to_owned(),
@@ -192,12 +227,19 @@ fn router(asked: Asked, status: Status) -> Router {
         note(&asked, "POST /v1/endpoints", &body);
         (StatusCode::CREATED, Json(web()))
     };
+    let namespace = |Path(name): Path<String>| async move {
+        if name == "shop" { Ok(Json(shop())) } else { Err(missing("namespace", &name)) }
+    };
+    let test = |State(asked): State<Asked>, body: Bytes| async move {
+        note(&asked, "POST /v1/policies/test", &body);
+        Json(denied())
+    };
     let apply = |State(asked): State<Asked>, body: Bytes| async move {
         note(&asked, "POST /v1/apply", &body);
-        let objects: Vec<fabric_api::Object> = serde_json::from_slice(&body).expect("objects");
+        let objects: Vec<Object> = serde_json::from_slice(&body).expect("objects");
         let applied = objects.iter().map(|object| Applied {
             kind: object.kind().to_owned(),
-            name: object.metadata().name.clone(),
+            name: object.id().into_owned(),
             outcome: "created".to_owned(),
         });
         Json(applied.collect::<Vec<_>>())
@@ -221,6 +263,12 @@ fn router(asked: Asked, status: Status) -> Router {
         .route("/v1/endpoints", get(|| async { Json(vec![web()]) }).post(attach))
         .route("/v1/endpoints/{name}", get(|| async { Json(web()) }).delete(remove))
         .route("/v1/nodes", get(|| async { Json(Vec::<Node>::new()) }))
+        .route("/v1/policies", get(|| async { Json(vec![db_policy()]) }))
+        .route("/v1/policies/test", post(test))
+        .route("/v1/policies/lint", get(|| async { Json(Vec::<LintFinding>::new()) }))
+        .route("/v1/policies/{name}", get(|| async { Json(db_policy()) }).delete(remove))
+        .route("/v1/namespaces", get(|| async { Json(vec![shop()]) }))
+        .route("/v1/namespaces/{name}", get(namespace).delete(remove))
         .route("/v1/apply", post(apply))
         .route("/v1/status", get(|| async { Json(status) }))
         .route("/v1/counters", get(counters))

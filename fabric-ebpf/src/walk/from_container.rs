@@ -1,7 +1,7 @@
 //! TC ingress of a port: what a container sends.
 //!
 //! port → source MAC → ARP and neighbour discovery answered → source address → destination MAC → the gateway's: routed, or
-//! answered → local delivery into the peer's namespace, or encapsulation and out of an uplink.
+//! answered → policies of sender and receiver → local delivery into the peer's namespace, or encapsulation and out of an uplink.
 
 use aya_ebpf::{
     helpers::{bpf_redirect_peer, bpf_skb_change_type},
@@ -18,12 +18,16 @@ use fabric_common::{
 use network_types::eth::EthHdr;
 
 use crate::{
-    arp, counters, echo, encap, endpoint, fdb, fragment, group, host,
+    arp,
+    conntrack::{self, Sides},
+    counters, echo, encap, endpoint, fdb, fragment, group, host,
     inner::{self, ARP, IPV4, IPV6, Ip},
     nd, node,
     outcome::{Outcome, Trace, Verdict, pack, unpack},
     packet::{self, Frame, header, same_addr, same_mac, skb},
-    port, route, settings,
+    policy, port,
+    question::BY_ADDRESS,
+    route, settings, untracked,
 };
 
 /// For this host (`include/uapi/linux/if_packet.h`).
@@ -40,6 +44,7 @@ pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
         GATEWAY_NEXT => gateway(ctx, trace),
         HOST_NEXT => host::handle(ctx, trace),
         GROUP_NEXT => group::handle(ctx, trace),
+        BRIDGED_NEXT => unpack(bridged_packed(ctx, trace)),
         packed => unpack(packed),
     }
 }
@@ -48,7 +53,10 @@ pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
 #[inline(always)]
 fn gateway(ctx: &TcContext, trace: &Trace) -> Outcome {
     match route::step(ctx, trace.vni) {
-        route::TO_GATEWAY => echo::handle(ctx),
+        route::TO_GATEWAY => {
+            untracked::sends(ctx, trace)?;
+            echo::handle(ctx)
+        }
         reason if reason < 0 => unpack(reason),
         next => unpack(routed_packed(ctx, trace, next)),
     }
@@ -65,8 +73,14 @@ fn routed_packed(ctx: &TcContext, trace: &Trace, next: i64) -> i64 {
 fn routed(ctx: &TcContext, trace: &Trace, next: i64) -> Outcome {
     trace.mark(Stage::Routed);
     let vni = next as u32;
+    let eth: &EthHdr = header(ctx, 0, DropReason::Malformed)?;
+    let entry = fdb::get(vni, packet::mac(&eth.dst_addr)).ok_or(DropReason::UnknownDestination)?;
+    let dst = if next & route::TO_NEXT_HOP == 0 { entry.identity } else { BY_ADDRESS };
+    judge(ctx, trace, vni, entry, dst)?;
     let verdict = if next & route::TO_FRAGMENT == 0 {
-        bridged(ctx, trace, vni)?
+        let eth: &EthHdr = header(ctx, 0, DropReason::Malformed)?;
+        let ip = inner::ip(ctx, 0, eth.ether_type)?;
+        forward(ctx, trace, settings::get()?, vni, entry, &ip)?
     } else {
         // Too big for the network or the way there: the far side of the pair finds where it goes.
         let verdict = unpack(fragment::divert(ctx, settings::get()?.frag_ifindex, vni))?;
@@ -77,18 +91,26 @@ fn routed(ctx: &TcContext, trace: &Trace, next: i64) -> Outcome {
     Ok(verdict)
 }
 
+/// Asks the policies of the sender and, if it lives here, of the receiver, whose row is `entry` in network `vni`. `dst`: the
+/// receiver's identity.
 #[inline(always)]
-fn bridged(ctx: &TcContext, trace: &Trace, vni: u32) -> Outcome {
-    let eth: &EthHdr = header(ctx, 0, DropReason::Malformed)?;
-    let entry = fdb::get(vni, packet::mac(&eth.dst_addr)).ok_or(DropReason::UnknownDestination)?;
-    let ip = inner::ip(ctx, 0, eth.ether_type)?;
-    forward(ctx, trace, settings::get()?, vni, entry, &ip)
+fn judge(ctx: &TcContext, trace: &Trace, vni: u32, entry: &FdbValue, dst: u32) -> Result<(), DropReason> {
+    let local = entry.ifindex != 0;
+    let sides = Sides {
+        vni: if local && vni < trace.vni { vni } else { trace.vni },
+        offset: 0,
+        src_identity: trace.identity,
+        src_policy: trace.policy,
+        dst_identity: dst,
+        dst_policy: entry.policy,
+    };
+    conntrack::judge(ctx, trace, sides)
 }
 
 /// Where a packet goes when the stages are through.
 enum Step {
-    /// Nowhere: it is decided.
-    Done(Verdict),
+    /// To somebody's MAC in the network, by a source that was checked.
+    Bridged,
     /// ARP, to be answered.
     Arp,
     /// Neighbour discovery, to be answered.
@@ -107,13 +129,14 @@ const ND_NEXT: i64 = 2 << 40;
 const GATEWAY_NEXT: i64 = 3 << 40;
 const HOST_NEXT: i64 = 4 << 40;
 const GROUP_NEXT: i64 = 5 << 40;
+const BRIDGED_NEXT: i64 = 6 << 40;
 
 /// Out of line: a chain of calls has 512 bytes of stack together, and this way the stages have given theirs back when rare
 /// work begins: answers, the report of a drop.
 #[inline(never)]
 fn walk_packed(ctx: &TcContext, trace: &mut Trace) -> i64 {
     match stages(ctx, trace) {
-        Ok(Step::Done(verdict)) => pack(Ok(verdict)),
+        Ok(Step::Bridged) => BRIDGED_NEXT,
         Ok(Step::Arp) => ARP_NEXT,
         Ok(Step::Nd) => ND_NEXT,
         Ok(Step::Gateway) => GATEWAY_NEXT,
@@ -126,10 +149,12 @@ fn walk_packed(ctx: &TcContext, trace: &mut Trace) -> i64 {
 /// The stages, top to bottom.
 #[inline(always)]
 fn stages(ctx: &TcContext, trace: &mut Trace) -> Result<Step, DropReason> {
-    let settings = settings::get()?;
+    settings::get()?;
     let port = port::get(ctx.ifindex())?;
     trace.vni = port.vni;
     trace.slot = port.slot;
+    trace.identity = port.identity;
+    trace.policy = port.policy;
     trace.mark(Stage::Port);
     packet::linear(ctx, LINEAR);
     let eth: &EthHdr = header(ctx, 0, DropReason::Malformed)?;
@@ -161,7 +186,9 @@ fn stages(ctx: &TcContext, trace: &mut Trace) -> Result<Step, DropReason> {
             nd::Kind::Hidden => return Err(DropReason::SpoofNd),
         }
     }
-    check_source(ctx, port, &ip, dst)?;
+    if check_source(ctx, port, &ip, dst)? {
+        trace.identity = policy::of_addr(port.vni, &ip.src);
+    }
     trace.mark(Stage::SourceAddress);
     if dst.is_group() {
         return Ok(Step::Group);
@@ -175,7 +202,23 @@ fn stages(ctx: &TcContext, trace: &mut Trace) -> Result<Step, DropReason> {
     if entry.flags & FLAG_HOST != 0 {
         return Ok(Step::Host);
     }
-    Ok(Step::Done(forward(ctx, trace, settings, port.vni, entry, &ip)?))
+    Ok(Step::Bridged)
+}
+
+/// What stays in its network. Out of line, as the stages are, which have no stack to spare; so the row is looked up again.
+#[inline(never)]
+fn bridged_packed(ctx: &TcContext, trace: &Trace) -> i64 {
+    pack(bridged(ctx, trace))
+}
+
+#[inline(always)]
+fn bridged(ctx: &TcContext, trace: &Trace) -> Outcome {
+    let eth: &EthHdr = header(ctx, 0, DropReason::Malformed)?;
+    let entry = fdb::get(trace.vni, packet::mac(&eth.dst_addr)).ok_or(DropReason::UnknownDestination)?;
+    judge(ctx, trace, trace.vni, entry, entry.identity)?;
+    let eth: &EthHdr = header(ctx, 0, DropReason::Malformed)?;
+    let ip = inner::ip(ctx, 0, eth.ether_type)?;
+    forward(ctx, trace, settings::get()?, trace.vni, entry, &ip)
 }
 
 /// To where the destination MAC lives: a port of this node, or another node.
@@ -225,18 +268,17 @@ fn tagged(ctx: &TcContext, ether_type: u16) -> bool {
 }
 
 /// The container's own addresses only, and those behind it where it is the next hop of a route. A multicast packet from `::` (a host that joins groups before it has an address,
-/// RFC 4541 section 2.1.1) is no lie yet; it is judged as multicast.
+/// RFC 4541 section 2.1.1) is no lie yet; it is judged as multicast. Returns whether the address is one behind it.
 #[inline(always)]
-fn check_source(ctx: &TcContext, port: &PortValue, ip: &Ip, dst: Mac) -> Result<(), DropReason> {
+fn check_source(ctx: &TcContext, port: &PortValue, ip: &Ip, dst: Mac) -> Result<bool, DropReason> {
     if same_addr(&ip.src, &Addr::UNSPECIFIED) {
-        return if dst.is_group() { Ok(()) } else { Err(DropReason::SpoofIp) };
+        return if dst.is_group() { Ok(false) } else { Err(DropReason::SpoofIp) };
     }
     let (vni, ifindex) = (port.vni, ctx.ifindex());
     if same_addr(&ip.src, &port.addr)
         || endpoint::owns(vni, &ip.src, ifindex)
-        || route::leads_to(vni, &ip.src, ifindex)
     {
-        return Ok(());
+        return Ok(false);
     }
-    Err(DropReason::SpoofIp)
+    if route::leads_to(vni, &ip.src, ifindex) { Ok(true) } else { Err(DropReason::SpoofIp) }
 }

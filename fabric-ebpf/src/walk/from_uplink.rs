@@ -1,6 +1,6 @@
 //! TC ingress of an uplink: tunnel packets for our containers; everything else goes on to the stack.
 //!
-//! outer headers → sender known → network known → inner frame right → source record → receiver → decapsulation →
+//! outer headers → sender known → network known → inner frame right → source record → receiver → its policy → decapsulation →
 //! delivery into the receiver's namespace.
 
 use aya_ebpf::{helpers::bpf_redirect_peer, programs::TcContext};

@@ -61,10 +61,18 @@ impl Host {
     /// If it runs already, can't be started, ends, or is not in sync within a minute; the message holds the end of
     /// its log.
     pub fn start_agent(&mut self) -> Result<()> {
+        self.launch_agent()?;
+        self.wait_in_sync()
+    }
+
+    /// Starts the agent and waits for nothing.
+    ///
+    /// # Errors
+    /// If it runs already or can't be started.
+    pub fn launch_agent(&mut self) -> Result<()> {
         if self.agent.as_mut().is_some_and(Agent::running) {
             bail!("the agent of {} runs already", self.name());
         }
-        let socket = self.directory().join("run/fabric/fabric.sock");
         fs::create_dir_all(self.manifests())?;
         let log = File::options().create(true).append(true).open(self.directory().join("agent.log"))?;
         let mut line: Vec<String> = [
@@ -74,7 +82,7 @@ impl Host {
             "--underlay",
             UNDERLAY,
             "--store",
-            "local:///run/fabric/store",
+            self.store.as_deref().unwrap_or("local:///run/fabric/store"),
             "--socket",
             "/run/fabric/fabric.sock",
             "--manifests",
@@ -92,6 +100,15 @@ impl Host {
             .spawn()
             .context("the agent does not start")?;
         self.agent = Some(Agent { pid: i32::try_from(child.id())?, child: Some(child) });
+        Ok(())
+    }
+
+    /// Waits until the agent is in sync.
+    ///
+    /// # Errors
+    /// If it ends, or is not in sync within a minute; the message holds the end of its log.
+    pub fn wait_in_sync(&mut self) -> Result<()> {
+        let socket = self.directory().join("run/fabric/fabric.sock");
         let start = Instant::now();
         while !(UnixStream::connect(&socket).is_ok() && self.in_sync()) {
             if !self.agent_running() {

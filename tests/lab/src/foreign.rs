@@ -41,7 +41,8 @@ impl Default for Foreign<'_> {
 /// If a step fails.
 pub fn lab(id: &str, foreign: &Foreign<'_>) -> Result<(Container, Container, Lab)> {
     let agent_args = foreign.agent.iter().map(|arg| (*arg).to_owned()).collect();
-    let mut lab = Lab::with(id, &Options { hosts: foreign.hosts, agents: false, agent_args })?;
+    let mut lab =
+        Lab::with(id, &Options { hosts: foreign.hosts, agents: false, agent_args, ..Options::default() })?;
     lab.host_mut(1).start_agent()?;
     let network = ["network", "create", "n1", "--subnet", "192.168.10.0/24", "--subnet", "fd00:10::/64"];
     lab.host(1).fabric(&[&network, &["--vni", "100"][..], foreign.network].concat())?;

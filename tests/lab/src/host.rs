@@ -42,6 +42,7 @@ pub(crate) struct HostRecord {
     init: i32,
     agent: Option<i32>,
     agent_args: Vec<String>,
+    store: Option<String>,
 }
 
 /// A host of a lab.
@@ -54,6 +55,8 @@ pub struct Host {
     init_child: Option<Child>,
     pub(crate) agent: Option<Agent>,
     pub(crate) agent_args: Vec<String>,
+    /// The store that the hosts share; none: this host has one of its own.
+    pub(crate) store: Option<String>,
 }
 
 /// The network namespace of host `number`.
@@ -71,6 +74,7 @@ impl Host {
             init_child: None,
             agent: None,
             agent_args: Vec::new(),
+            store: None,
         };
         net::namespace(&host.netns())?;
         // As on every host that runs containers.
@@ -120,6 +124,7 @@ impl Host {
             init_child: None,
             agent: record.agent.map(Agent::of_process),
             agent_args: record.agent_args,
+            store: record.store,
         })
     }
 
@@ -129,6 +134,7 @@ impl Host {
             init: self.init,
             agent: self.agent.as_ref().map(Agent::pid),
             agent_args: self.agent_args.clone(),
+            store: self.store.clone(),
         }
     }
 

@@ -189,6 +189,19 @@ impl Container {
         self.sh(&["ping", "-c1", &format!("-W{}", 2 * patience()), to]).map(drop)
     }
 
+    /// One of the kernel's counters in `/proc/net/snmp`, like `Tcp` and `InSegs`.
+    ///
+    /// # Errors
+    /// If there is none of that name.
+    pub fn snmp(&self, group: &str, counter: &str) -> Result<u64> {
+        let text = self.sh(&["cat", "/proc/net/snmp"])?;
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(group)?.strip_prefix(':'));
+        let (names, values) = lines.next().zip(lines.next()).with_context(|| format!("no {group}"))?;
+        let mut pairs = names.split_whitespace().zip(values.split_whitespace());
+        let value = pairs.find(|(name, _)| *name == counter).map(|(_, value)| value);
+        Ok(value.with_context(|| format!("{group} has no {counter}"))?.parse()?)
+    }
+
     /// Sends a frame out of its `eth0` `count` times.
     ///
     /// # Errors

@@ -17,25 +17,32 @@
 
 mod agent;
 mod capture;
+mod cast;
 mod container;
 mod docker;
+mod etcd;
 pub mod exact;
 pub mod foreign;
 mod host;
 mod inspect;
 mod net;
 mod peers;
+mod policies;
 mod process;
+pub mod recipes;
 mod teardown;
 mod topology;
 mod trace;
 mod traffic;
 
 pub use capture::Capture;
+pub use cast::{Cast, Outcomes, declared};
 pub use container::Container;
 pub use docker::{DOCKER_IMAGE, Docker};
+pub use etcd::{Etcd, Loopback};
 pub use host::Host;
 pub use inspect::{Background, Counts, Monitor, until};
+pub use policies::Policy;
 pub use process::{Output, stdout_of};
 pub use teardown::remove;
 pub use topology::{Lab, Options};

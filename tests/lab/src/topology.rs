@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Host, UNDERLAY, UNDERLAY_MTU,
     container::Container,
+    etcd::Etcd,
     host::{self, HostRecord},
     net,
     process::ip,
@@ -29,11 +30,13 @@ pub struct Options {
     pub agents: bool,
     /// Arguments for every agent beside those that the lab gives.
     pub agent_args: Vec<String>,
+    /// Members of an etcd cluster that is the agents' store, one a host from the first on; 0: every host has a store of its own.
+    pub etcd: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { hosts: 2, agents: true, agent_args: Vec::new() }
+        Self { hosts: 2, agents: true, agent_args: Vec::new(), etcd: 0 }
     }
 }
 
@@ -49,6 +52,7 @@ pub(crate) struct Record {
 pub struct Lab {
     id: String,
     hosts: Vec<Host>,
+    etcd: Option<Etcd>,
     keep: bool,
 }
 
@@ -78,7 +82,7 @@ impl Lab {
             options.hosts
         );
         teardown::remove(id)?;
-        let mut lab = Self { id: id.to_owned(), hosts: Vec::new(), keep: false };
+        let mut lab = Self { id: id.to_owned(), hosts: Vec::new(), etcd: None, keep: false };
         lab.build(options)?;
         Ok(lab)
     }
@@ -99,6 +103,14 @@ impl Lab {
         for n in 1..=options.hosts {
             net::wait_until_up(&host::netns(&self.id, n), UNDERLAY)?;
             net::wait_until_up(&self.router(), &format!("h{n}"))?;
+        }
+        if options.etcd > 0 {
+            ensure!(options.etcd <= self.hosts.len(), "{} members of etcd need as many hosts", options.etcd);
+            let etcd = Etcd::start(&self.hosts[..options.etcd])?;
+            for host in &mut self.hosts {
+                host.store = Some(etcd.address());
+            }
+            self.etcd = Some(etcd);
         }
         // The record is there before the agents are, so that `down` works whatever happens to them.
         self.save()?;
@@ -142,7 +154,7 @@ impl Lab {
         let record: Record =
             serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))?;
         let hosts = record.hosts.into_iter().map(|host| Host::load(id, host)).collect::<Result<_>>()?;
-        Ok(Self { id: record.id, hosts, keep: true })
+        Ok(Self { id: record.id, hosts, etcd: None, keep: true })
     }
 
     /// Leaves the lab running when this value is dropped; [`remove`](crate::remove) ends it.
@@ -154,6 +166,9 @@ impl Lab {
         self.keep = true;
         for host in &mut self.hosts {
             host.release();
+        }
+        if let Some(etcd) = &mut self.etcd {
+            etcd.release();
         }
         Ok(())
     }
@@ -194,6 +209,14 @@ impl Lab {
     pub fn host_mut(&mut self, n: usize) -> &mut Host {
         assert!((1..=self.hosts.len()).contains(&n), "the lab has hosts 1 to {}, not {n}", self.hosts.len());
         &mut self.hosts[n - 1]
+    }
+
+    /// The etcd cluster.
+    ///
+    /// # Panics
+    /// If the lab has none, or was made by another process.
+    pub fn etcd(&mut self) -> &mut Etcd {
+        self.etcd.as_mut().expect("a lab with etcd members")
     }
 
     /// The router's network namespace.

@@ -136,7 +136,7 @@ fn sockets(text: &str) -> usize {
 
 #[test]
 fn captures_are_read_by_tcpdump_and_tshark() -> Result<()> {
-    let mut lab = Lab::with("kcapt", &Options { hosts: 2, agents: false, agent_args: Vec::new() })?;
+    let mut lab = Lab::with("kcapt", &Options { hosts: 2, agents: false, ..Options::default() })?;
     lab.host_mut(1).start_agent()?;
     // Here the programs drop before anybody else sees anything.
     lab.host_mut(2).set_agent_args(&["--uplink-mode", "xdp"]);

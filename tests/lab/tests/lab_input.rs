@@ -192,7 +192,7 @@ fn the_cli_refuses_what_is_wrong_and_changes_nothing() -> Result<()> {
         ("an unknown key in JSON", own(vec!["apply", "-f", "/run/json.json"]), 1, vec!["/run/json.json"]),
         ("all or none", own(vec!["apply", "-f", "/run/half.yaml"]), 1, vec!["nowhere"]),
         ("no file", own(vec!["apply", "-f", "/run/none.yaml"]), 1, vec!["/run/none.yaml"]),
-        ("policy", own(vec!["policy", "ls"]), 1, vec!["policy is not available"]),
+        ("no such policy", own(vec!["policy", "rm", "blue/nobody"]), 1, vec!["nobody"]),
         ("service", own(vec!["service", "ls"]), 1, vec!["service is not available"]),
         ("flows", own(vec!["flows", "--follow"]), 1, vec!["flows is not available"]),
         ("an unknown verb", own(vec!["nettwork", "ls"]), 2, vec!["nettwork"]),
@@ -243,7 +243,7 @@ fn an_exhausted_subnet_says_so() -> Result<()> {
 #[test]
 fn a_full_map_is_named_and_hurts_nobody_else() -> Result<()> {
     let agent_args = vec!["--config".to_owned(), "/run/agent.toml".to_owned()];
-    let mut lab = Lab::with("full", &Options { hosts: 1, agents: false, agent_args })?;
+    let mut lab = Lab::with("full", &Options { hosts: 1, agents: false, agent_args, ..Options::default() })?;
     // The gateway, this node and two endpoints.
     fs::write(lab.host(1).directory().join("run/agent.toml"), "[maps]\nendpoints = 4\n")?;
     lab.host_mut(1).start_agent()?;
@@ -335,7 +335,18 @@ fn the_agent_refuses_what_is_wrong_and_disturbs_nobody() -> Result<()> {
             1,
             vec!["--docker-plugin x: give an absolute path"],
         ),
-        ("etcd", vec!["--node", "x", "--store", "etcd://127.0.0.1:2379"], 1, vec!["etcd", "not available"]),
+        (
+            "no etcd",
+            vec!["--node", "x", "--store", "etcd://127.0.0.1"],
+            1,
+            vec!["127.0.0.1", "is not HOST:PORT"],
+        ),
+        (
+            "TLS without etcd",
+            [&base[..], &["--store-ca", "/ca"]].concat(),
+            1,
+            vec!["--store-ca is for --store etcd://"],
+        ),
         ("a bad mode", vec!["--uplink-mode", "fast"], 2, vec!["fast"]),
         ("an unknown flag", vec!["--undrelay", "u0"], 2, vec!["--undrelay"]),
     ];

@@ -106,7 +106,7 @@ fn everybody_in_the_network_gets_each_datagram_once() -> Result<()> {
 
 #[test]
 fn the_underlay_may_be_ipv6() -> Result<()> {
-    let mut lab = Lab::with("mcb", &Options { hosts: 3, agents: false, agent_args: Vec::new() })?;
+    let mut lab = Lab::with("mcb", &Options { hosts: 3, agents: false, ..Options::default() })?;
     for n in 1..=3 {
         let address = lab.host(n).address6();
         lab.host_mut(n).set_agent_args(&["--vtep", &address]);

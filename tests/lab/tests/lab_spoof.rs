@@ -27,8 +27,12 @@ struct Scene {
 
 /// Hosts 1 and 2 with agents and a container each; host 3 is a machine on the underlay.
 fn scene(id: &str, mode: &str) -> Result<Scene> {
-    let options =
-        Options { hosts: 3, agents: false, agent_args: vec!["--uplink-mode".to_owned(), mode.to_owned()] };
+    let options = Options {
+        hosts: 3,
+        agents: false,
+        agent_args: vec!["--uplink-mode".to_owned(), mode.to_owned()],
+        ..Options::default()
+    };
     let mut lab = Lab::with(id, &options)?;
     for n in [1, 2] {
         lab.host_mut(n).start_agent()?;

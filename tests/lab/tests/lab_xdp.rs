@@ -9,8 +9,12 @@ const B: [&str; 2] = ["192.168.10.21", "fd00:10::21"];
 
 /// Two hosts whose underlay has that MTU, agents in that uplink mode, a container on each.
 fn scene(id: &str, mtu: &str, mode: &str) -> Result<(Lab, Container, Container)> {
-    let options =
-        Options { hosts: 2, agents: false, agent_args: vec!["--uplink-mode".to_owned(), mode.to_owned()] };
+    let options = Options {
+        hosts: 2,
+        agents: false,
+        agent_args: vec!["--uplink-mode".to_owned(), mode.to_owned()],
+        ..Options::default()
+    };
     let mut lab = Lab::with(id, &options)?;
     for n in [1, 2] {
         let wire = format!("h{n}");

@@ -54,7 +54,8 @@ pub fn class(action: Action) -> Class {
         | Action::IcmpError
         | Action::Routed
         | Action::CopyLocal
-        | Action::CopyRemote => Class::Beside,
+        | Action::CopyRemote
+        | Action::Untracked => Class::Beside,
     }
 }
 

@@ -1,9 +1,11 @@
 //! `cargo xtask run`: two hosts, one network, real traffic, in under two minutes.
 
 mod measure;
+mod policy;
 mod restart;
 mod show;
 mod spoof;
+mod watch;
 
 use std::time::Instant;
 
@@ -51,6 +53,7 @@ pub(crate) fn run(keep: bool) -> Result<()> {
     ping(&cast, &mut table)?;
     measure::run(&lab, &cast, &mut table)?;
     spoof::run(&lab, &cast, &mut table)?;
+    policy::run(&lab, &cast, &mut table)?;
     restart::run(&mut lab, &cast, &mut table)?;
 
     println!();
@@ -73,7 +76,12 @@ fn populate(lab: &Lab) -> Result<Cast> {
     lab.create_network(&[NETWORK, "--subnet", SUBNETS[0], "--subnet", SUBNETS[1], "--vni", VNI])?;
     let cast = Cast { blue: lab.container(1, "blue")?, green: lab.container(2, "green")? };
     for (host, container, [v4, v6]) in [(1, &cast.blue, BLUE), (2, &cast.green, GREEN)] {
-        lab.host(host).attach(container, container.name(), NETWORK, &["--ip", v4, "--ip", v6])?;
+        lab.host(host).attach(
+            container,
+            container.name(),
+            NETWORK,
+            &["--ip", v4, "--ip", v6, "--label", &format!("app={}", container.name())],
+        )?;
     }
     lab.declare_peers()?;
     Ok(cast)

@@ -38,6 +38,9 @@ const WIRE: &str = "(binary(~walk_) | binary(~fuzz_) | binary(~oracle_) | (binar
      - binary(~lab_input) - binary(~lab_manifests) - binary(~lab_restart) - binary(~lab_kernels) \
      - binary(~lab_bugreport)))";
 
+/// What `cargo xtask test policy` chooses: every test about policies, from what they mean to live containers under them.
+const POLICY: &str = "(test(policy) | test(policies) | test(recipe) | binary(~policy))";
+
 /// Refuses a filter that would not be a plain part of a name.
 ///
 /// # Errors
@@ -66,6 +69,7 @@ fn select(command: &mut Command, kind: Kind, filter: Option<&str>) {
     if let Some(filter) = filter {
         expression = match filter {
             "wire" => format!("{expression} & {WIRE}"),
+            "policy" => format!("{expression} & {POLICY}"),
             filter => format!("{expression} & (test({filter}) | binary(~{filter}))"),
         };
     }

@@ -163,6 +163,11 @@ proptest! {
                 Object::Network(_) => cluster.networks.contains_key(name),
                 Object::Node(_) => cluster.nodes.contains_key(name),
                 Object::Endpoint(_) => cluster.endpoints.contains_key(name),
+                Object::Namespace(_) => cluster.namespaces.contains_key(name),
+                Object::NetworkPolicy(_) => {
+                    cluster.network_policies.contains_key(&("default".to_owned(), name.clone()))
+                }
+                Object::ClusterNetworkPolicy(_) => cluster.cluster_policies.contains_key(name),
             };
             prop_assert_eq!(stands, !cluster.problems.contains_key(&(o.kind(), name.clone())));
         }

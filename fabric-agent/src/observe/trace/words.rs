@@ -58,6 +58,7 @@ impl Words<'_> {
             } else {
                 format!("endpoint {}", self.receiver())
             }),
+            Stage::PolicyEgress | Stage::PolicyIngress => None,
             Stage::Encapsulated => frame::outer(&self.walked.frame).map(|outer| outer.text),
             Stage::Outer => frame::outer(frame).map(|outer| outer.text),
             Stage::Vtep => frame::addresses(frame, ETH).map(|(src, _)| src.to_string()),

@@ -15,7 +15,7 @@ fn replicating(objects: Vec<Object>) -> Vec<Object> {
 }
 
 fn row(list: u32, place: u32, ifindex: u32, node: u32, slot: u32) -> (FloodKey, FloodValue) {
-    (FloodKey { vni: 5000, list, place }, FloodValue { ifindex, node, slot, flags: 0 })
+    (FloodKey { vni: 5000, list, place }, FloodValue { ifindex, node, slot, policy: 0 })
 }
 
 #[test]

@@ -16,6 +16,11 @@ pub(super) fn cursor_name(network: &str) -> String {
     format!("addresses/{network}")
 }
 
+/// Name of the cursor that guards the MACs that are chosen in a network; the others follow from addresses.
+pub(super) fn mac_cursor(network: &str) -> String {
+    format!("macs/{network}")
+}
+
 /// What a declared endpoint of this node is to its host.
 #[derive(Debug, PartialEq, Eq)]
 pub(in super::super) enum Announced {
@@ -74,24 +79,50 @@ impl Draft {
         } else {
             check_remote(new, &node)?;
         }
-        if new.spec.mac.is_none() {
+        let chosen_mac = new.spec.mac.is_some();
+        if !chosen_mac {
             let kept = old.and_then(|o| o.spec.mac.clone());
             let derived = || ids::endpoint_mac(&new.spec.addresses, &new.metadata.name).to_string();
             new.spec.mac = Some(kept.unwrap_or_else(derived));
         }
-        if old.is_none_or(|o| o.spec.addresses != new.spec.addresses) {
-            let cursor = cursor_name(&network.name);
-            let value = self.cursor(&cursor).unwrap_or("{}").to_owned();
-            self.cursors.insert(cursor, Some(value));
+        let before = old.map(|o| o.spec.addresses.as_slice()).unwrap_or_default();
+        if before != new.spec.addresses {
+            self.guard_addresses(&network, &new.spec.addresses);
+        }
+        if self.settings.blocks && chosen_mac && old.is_none_or(|o| o.spec.mac != new.spec.mac) {
+            self.guard(mac_cursor(&network.name));
         }
         Ok(())
     }
 
-    fn network_model(&self, name: &str) -> Result<Network, ServiceError> {
+    /// Makes this transaction and others that take the same addresses exclude each other.
+    pub(super) fn guard_addresses(&mut self, network: &Network, addresses: &[IpAddr]) {
+        if !self.settings.blocks {
+            return self.guard(cursor_name(&network.name));
+        }
+        for address in addresses {
+            if let Some(subnet) = network.subnet_of(*address) {
+                self.guard_block(&network.name, subnet.net, *address);
+            }
+        }
+    }
+
+    /// Writes an allocator as it is.
+    fn guard(&mut self, cursor: String) {
+        let value = self.cursor(&cursor).unwrap_or("{}").to_owned();
+        self.cursors.insert(cursor, Some(value));
+    }
+
+    pub(super) fn network_model(&self, name: &str) -> Result<Network, ServiceError> {
         match self.objects.get(&("Network".to_owned(), name.to_owned())) {
             Some(Object::Network(network)) => Ok(Network::new(network)?),
             _ => Err(ServiceError::invalid(format!("network {name} does not exist: create it first"))),
         }
+    }
+
+    /// Whether an endpoint is on this node.
+    fn lives_here(&self, endpoint: &Endpoint) -> bool {
+        endpoint.spec.node.as_deref().is_none_or(|node| node == self.settings.node)
     }
 
     /// What a change may not do.
@@ -102,8 +133,8 @@ impl Draft {
                 new.spec.generation, old.spec.generation
             )));
         }
-        let lives_here = |e: &Endpoint| e.spec.node.as_deref().is_none_or(|n| n == self.settings.node);
-        if lives_here(old) != lives_here(new) || (lives_here(old) && old.spec.network != new.spec.network) {
+        let (was_here, is_here) = (self.lives_here(old), self.lives_here(new));
+        if was_here != is_here || (was_here && old.spec.network != new.spec.network) {
             return Err(ServiceError::refused(
                 "an endpoint of this node can't change its node or network: detach it and attach it again",
             ));
@@ -134,7 +165,9 @@ impl Draft {
         };
         for object in self.objects.values() {
             let Object::Endpoint(other) = object else { continue };
-            let Some(theirs) = &other.spec.attachment else { continue };
+            let Some(theirs) = other.spec.attachment.as_ref().filter(|_| self.lives_here(other)) else {
+                continue;
+            };
             let same = theirs.netns_inode == attachment.netns_inode
                 && theirs.engine.is_some() == attachment.engine.is_some()
                 && theirs.ifname == attachment.ifname;
@@ -155,9 +188,10 @@ impl Draft {
             new.status = kept;
             return Ok(());
         }
-        let slot_of = |o: &Object| match o {
-            Object::Endpoint(e) => e.status.as_ref().and_then(|s| s.slot),
-            Object::Network(_) | Object::Node(_) => None,
+        // Other nodes number their own.
+        let slot_of = |o: &Object| {
+            let Object::Endpoint(e) = o else { return None };
+            e.status.as_ref().filter(|_| self.lives_here(e)).and_then(|s| s.slot)
         };
         let used: BTreeSet<u32> = self.objects.values().filter_map(slot_of).collect();
         let Some(slot) = (0..self.settings.slots).find(|slot| !used.contains(slot)) else {
@@ -195,6 +229,7 @@ impl Draft {
                 let kept = before.iter().copied().find(|a| subnet.net.contains(a) && !used.contains_key(a));
                 chosen.push(match kept {
                     Some(address) => address,
+                    None if self.settings.blocks => self.block_address(network, subnet, &used)?,
                     None => {
                         let address =
                             ipam::allocate(network, subnet, &used, positions.get(&subnet.net).copied())?;
@@ -237,6 +272,9 @@ impl Draft {
         };
         let mut used = self.used(&network, "");
         used.extend(taken.iter().map(|address| (*address, "a container that starts".to_owned())));
+        if self.settings.blocks && range.is_none() {
+            return self.block_address(&network, &subnet.clone(), &used);
+        }
         let cursor = cursor_name(&network.name);
         let mut positions = self.positions(&cursor);
         let part = range.unwrap_or(net);
@@ -253,7 +291,7 @@ impl Draft {
     }
 
     /// Every address of a network that somebody but endpoint `except` has, this node's own among them.
-    fn used(&self, network: &Network, except: &str) -> BTreeMap<IpAddr, String> {
+    pub(super) fn used(&self, network: &Network, except: &str) -> BTreeMap<IpAddr, String> {
         let mut used = BTreeMap::new();
         let mut own = Vec::new();
         for object in self.objects.values() {
@@ -271,7 +309,11 @@ impl Draft {
                         }
                     }
                 }
-                Object::Endpoint(_) | Object::Network(_) => {}
+                Object::Endpoint(_)
+                | Object::Network(_)
+                | Object::Namespace(_)
+                | Object::NetworkPolicy(_)
+                | Object::ClusterNetworkPolicy(_) => {}
             }
         }
         let taken: BTreeSet<IpAddr> = used.keys().copied().collect();

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use fabric_api::{Network, Node, Object};
 use fabric_common::vni::VNI_MAX;
 
-use super::{super::ServiceError, Draft, VNI_CURSOR, named};
+use super::{
+    super::{ServiceError, owner::AGENT},
+    Draft, VNI_CURSOR, named,
+};
 use crate::{
     model::{self, Cluster},
     plan::{
@@ -127,10 +130,18 @@ impl Draft {
         for object in self.objects.values() {
             match object {
                 Object::Endpoint(e) if e.spec.network == network => endpoints.push(e.metadata.name.as_str()),
-                Object::Node(n) if n.spec.networks.iter().any(|p| p.network == network) => {
+                // A node that registers itself leaves a network by itself.
+                Object::Node(n)
+                    if n.metadata.owner != AGENT && n.spec.networks.iter().any(|p| p.network == network) =>
+                {
                     nodes.push(n.metadata.name.as_str());
                 }
-                Object::Endpoint(_) | Object::Node(_) | Object::Network(_) => {}
+                Object::Endpoint(_)
+                | Object::Node(_)
+                | Object::Network(_)
+                | Object::Namespace(_)
+                | Object::NetworkPolicy(_)
+                | Object::ClusterNetworkPolicy(_) => {}
             }
         }
         if !endpoints.is_empty() {

@@ -1,6 +1,6 @@
 //! Frames of one's own making, sent as they are.
 
-use std::os::fd::AsRawFd;
+use std::{os::fd::AsRawFd, thread, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::{
@@ -9,8 +9,8 @@ use nix::{
 };
 use serde_json::{Value, json};
 
-/// Sends a frame `count` times out of an interface.
-pub(crate) fn send(ifname: &str, hex: &str, count: u32) -> Result<Value> {
+/// Sends a frame `count` times out of an interface, with a `pause` behind each.
+pub(crate) fn send(ifname: &str, hex: &str, count: u32, pause: Duration) -> Result<Value> {
     let frame = bytes(hex)?;
     ensure!(frame.len() >= 14, "a frame has at least 14 bytes, not {}", frame.len());
     let raw = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
@@ -20,6 +20,9 @@ pub(crate) fn send(ifname: &str, hex: &str, count: u32) -> Result<Value> {
     for _ in 0..count {
         sendto(raw.as_raw_fd(), &frame, &address, MsgFlags::empty())
             .with_context(|| format!("can't send {} bytes out of {ifname}", frame.len()))?;
+        if !pause.is_zero() {
+            thread::sleep(pause);
+        }
     }
     Ok(json!({ "sent": count, "bytes": frame.len() }))
 }

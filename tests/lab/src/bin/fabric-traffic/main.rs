@@ -8,12 +8,18 @@ mod common;
 mod exact;
 mod frame;
 mod group;
+mod hold;
 mod probe;
+mod reach;
 mod spoof;
 mod tcp;
 mod udp;
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
@@ -226,6 +232,46 @@ enum Command {
         #[arg(long)]
         gso: bool,
     },
+    /// Send back what comes to any of the ports, over TCP and UDP, IPv4 and IPv6.
+    Serve {
+        /// TCP port; may be repeated.
+        #[arg(long)]
+        tcp: Vec<u16>,
+        /// UDP port; may be repeated.
+        #[arg(long)]
+        udp: Vec<u16>,
+        /// Address from which datagrams are answered; may be repeated; any if absent.
+        #[arg(long)]
+        at: Vec<IpAddr>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Try many ports of `serve` at once; reports what came of each: open, refused, timeout.
+    Reach {
+        /// A target, as tcp/192.168.10.11:80; may be repeated.
+        #[arg(long, required = true)]
+        to: Vec<reach::Target>,
+        /// Source, one a family; any if absent.
+        #[arg(long)]
+        from: Vec<IpAddr>,
+        /// How long an answer is awaited, milliseconds.
+        #[arg(long, default_value_t = 2000)]
+        timeout: u64,
+    },
+    /// Keep one TCP connection to `serve` busy; reports when the last answer came.
+    Hold {
+        /// Destination.
+        #[arg(long)]
+        to: SocketAddr,
+        /// Source; any if absent.
+        #[arg(long)]
+        from: Option<IpAddr>,
+        /// Time between two bytes, milliseconds.
+        #[arg(long, default_value_t = 5)]
+        every: u64,
+        #[command(flatten)]
+        common: Common,
+    },
     /// Send a frame, given in hexadecimal digits, through a packet socket.
     Frame {
         /// Interface.
@@ -237,6 +283,9 @@ enum Command {
         /// Number of times, at most 10000.
         #[arg(long, default_value_t = 1)]
         count: u32,
+        /// Time between two, microseconds.
+        #[arg(long, default_value_t = 0)]
+        pause: u64,
     },
 }
 
@@ -283,9 +332,14 @@ fn run(command: Command) -> Result<serde_json::Value> {
         Command::Flows { to, count, common } => exact::flows(to, count, common.begin()?),
         Command::GroupSink { group, ifname, common } => group::sink(group, &ifname, common.begin()?),
         Command::GroupSend { to, ifname, size, count, gso } => group::send(to, &ifname, size, count, gso),
-        Command::Frame { ifname, hex, count } => {
+        Command::Serve { tcp, udp, at, common } => reach::serve(&tcp, &udp, &at, common.begin()?),
+        Command::Reach { to, from, timeout } => reach::reach(&to, &from, Duration::from_millis(timeout)),
+        Command::Hold { to, from, every, common } => {
+            hold::tcp(to, from, Duration::from_millis(every), common.begin()?)
+        }
+        Command::Frame { ifname, hex, count, pause } => {
             ensure!(count <= 10_000, "--count {count} is more than 10000");
-            frame::send(&ifname, &hex, count)
+            frame::send(&ifname, &hex, count, Duration::from_micros(pause))
         }
     }
 }

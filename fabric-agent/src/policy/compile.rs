@@ -1,0 +1,163 @@
+//! From policies to rows.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use fabric_common::policy::{
+    EGRESS, IDENTITY_ANYONE, IDENTITY_NODE, INGRESS, KIND_IDENTITY, KIND_POLICY, NO_POLICY, NumberKey,
+    NumberValue, PolicyKey, PolicyPorts, PolicyValue, verdict,
+};
+
+use crate::{
+    model::{Cluster, Endpoint, policy::Direction},
+    plan::desired::AddrPrefix,
+};
+
+use super::{
+    effective::Policy,
+    identity::{self, Identity},
+    numbers::{Numbers, RuleNames, digest},
+    ports::Writer,
+    ruling::{self, Ranges},
+};
+
+/// What policies are on this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Compiled {
+    /// Rows of `numbers`.
+    pub numbers: BTreeMap<NumberKey, NumberValue>,
+    /// Rows of `policy_ports`.
+    pub policy_ports: BTreeMap<u32, PolicyPorts>,
+    /// Rows of `policies`.
+    pub policies: BTreeMap<PolicyKey, PolicyValue>,
+    /// Rows of `cidrs`.
+    pub cidrs: BTreeMap<AddrPrefix, u32>,
+    /// Names of rules.
+    pub rules: RuleNames,
+    /// Local endpoints whose rules name more ranges of ports than tables hold, with one sentence each.
+    pub problems: BTreeMap<String, String>,
+    endpoints: BTreeMap<String, (u32, u32)>,
+    nodes: BTreeMap<String, u32>,
+}
+
+impl Compiled {
+    /// An endpoint's identity.
+    pub fn identity(&self, endpoint: &str) -> u32 {
+        self.endpoints.get(endpoint).map_or(IDENTITY_ANYONE, |(identity, _)| *identity)
+    }
+
+    /// An endpoint's policy; [`NO_POLICY`] if it lives elsewhere.
+    pub fn policy(&self, endpoint: &str) -> u32 {
+        self.endpoints.get(endpoint).map_or(NO_POLICY, |(_, policy)| *policy)
+    }
+
+    /// The identity of a node's addresses.
+    pub fn node(&self, name: &str) -> u32 {
+        self.nodes.get(name).copied().unwrap_or(IDENTITY_ANYONE)
+    }
+}
+
+/// Compiles for the node `local`. `taken`: the rows of the map `numbers` as they are. Without any policy there is nothing.
+pub fn compile(cluster: &Cluster, local: &str, taken: &BTreeMap<NumberKey, NumberValue>) -> Compiled {
+    let mut compiled = Compiled::default();
+    if cluster.network_policies.is_empty() && cluster.cluster_policies.is_empty() {
+        return compiled;
+    }
+    let mut numbers = Numbers::new(taken);
+    let mut identities: BTreeMap<Identity, u32> = BTreeMap::new();
+    let mut policies: BTreeMap<u32, Policy> = BTreeMap::new();
+    let mut of_subject: BTreeMap<Identity, u32> = BTreeMap::new();
+    for endpoint in cluster.endpoints.values() {
+        let content = Identity::of_endpoint(cluster, endpoint);
+        let identity = number(&mut numbers, &mut identities, &content);
+        let policy = if endpoint.node == local {
+            *of_subject.entry(content).or_insert_with_key(|subject| {
+                let policy = Policy::new(cluster, subject, local);
+                if policy.is_empty() {
+                    return NO_POLICY;
+                }
+                let number = numbers.number(KIND_POLICY, digest(&policy), u32::MAX, 0);
+                policies.insert(number, policy);
+                number
+            })
+        } else {
+            NO_POLICY
+        };
+        compiled.endpoints.insert(endpoint.name.clone(), (identity, policy));
+    }
+    for name in cluster.nodes.keys().map(String::as_str).chain([local]) {
+        let identity = number(&mut numbers, &mut identities, &Identity::of_node(cluster, name));
+        compiled.nodes.insert(name.to_owned(), identity);
+    }
+    for (prefix, content) in identity::prefixes(&identity::blocks(cluster)) {
+        compiled.cidrs.insert(prefix, number(&mut numbers, &mut identities, &content));
+    }
+    identities.remove(&Identity::Anyone);
+    let mut full = BTreeSet::new();
+    let mut writer =
+        Writer { numbers: &mut numbers, ports: &mut compiled.policy_ports, rules: &mut compiled.rules };
+    for (number, policy) in &policies {
+        let rows = rows(*number, policy, &identities, &mut writer);
+        match rows {
+            Some(rows) => compiled.policies.extend(rows),
+            None => {
+                full.insert(*number);
+            }
+        }
+    }
+    let local = |endpoint: &&Endpoint| full.contains(&compiled.policy(&endpoint.name));
+    let problem = |endpoint: &Endpoint| {
+        let text = "its policies name more than 4096 ranges of ports for one peer, so everything is dropped: name fewer";
+        (endpoint.name.clone(), text.to_owned())
+    };
+    compiled.problems = cluster.endpoints.values().filter(local).map(problem).collect();
+    compiled.numbers = numbers.into_used();
+    compiled
+}
+
+fn number(numbers: &mut Numbers, known: &mut BTreeMap<Identity, u32>, content: &Identity) -> u32 {
+    if let Some(number) = known.get(content) {
+        return *number;
+    }
+    let flag = match content {
+        Identity::Anyone => return IDENTITY_ANYONE,
+        Identity::Node { .. } => IDENTITY_NODE,
+        Identity::Endpoint { .. } | Identity::Blocks(_) => 0,
+    };
+    let number = numbers.number(KIND_IDENTITY, digest(content), !IDENTITY_NODE, flag);
+    known.insert(content.clone(), number);
+    number
+}
+
+/// The rows of a policy: those for identities that are not treated as everybody, and the one for everybody. Absent if one
+/// has too many ranges; without any row, everything is dropped.
+fn rows(
+    policy: u32,
+    content: &Policy,
+    identities: &BTreeMap<Identity, u32>,
+    writer: &mut Writer<'_>,
+) -> Option<BTreeMap<PolicyKey, PolicyValue>> {
+    let mut rows = BTreeMap::new();
+    for (direction, word) in [(Direction::Egress, EGRESS), (Direction::Ingress, INGRESS)] {
+        let rules = content.direction(direction);
+        let mut verdicts: HashMap<Ranges, u32> = HashMap::new();
+        let mut verdict = |ranges: Ranges, writer: &mut Writer<'_>| {
+            if let Some(verdict) = verdicts.get(&ranges) {
+                return Some(*verdict);
+            }
+            let verdict = writer.verdict(&ranges)?;
+            verdicts.insert(ranges, verdict);
+            Some(verdict)
+        };
+        let default = verdict(ruling::rule(rules, &Identity::Anyone), writer)?;
+        let key = |identity| PolicyKey { policy, direction: word, identity };
+        rows.insert(key(IDENTITY_ANYONE), PolicyValue { verdict: default });
+        for (other, identity) in identities {
+            let verdict = verdict(ruling::rule(rules, other), writer)?;
+            if verdict != default {
+                rows.insert(key(*identity), PolicyValue { verdict });
+            }
+        }
+    }
+    debug_assert!(rows.values().all(|row| row.verdict & verdict::KIND != verdict::KIND));
+    Some(rows)
+}

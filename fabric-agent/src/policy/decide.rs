@@ -1,0 +1,149 @@
+//! Answers to people's questions, from the rules themselves: rows have no part in it.
+
+use std::net::IpAddr;
+
+use fabric_api::policy::{PolicyAnswer, PolicyQuestion, PolicySide};
+
+use crate::model::{Cluster, Endpoint, Network, error::ModelError, policy::Direction};
+
+use super::{
+    candidates::{Asked, ask},
+    effective::Policy,
+    identity::{Identity, blocks},
+};
+
+/// Protocols whose packets have a destination port.
+const WITH_PORTS: [u8; 3] = [6, 17, 132];
+
+/// Who is meant by one side of a question.
+enum Party<'a> {
+    Endpoint(&'a Endpoint),
+    Address(IpAddr),
+}
+
+/// What the policies of both sides say. `node` is the node that asks: networks' gateways are there.
+///
+/// # Errors
+/// The question names an endpoint or a network that is not there, or its protocol and port do not go together.
+pub fn decide(cluster: &Cluster, node: &str, question: &PolicyQuestion) -> Result<PolicyAnswer, ModelError> {
+    let protocol = protocol(question.protocol.as_deref().unwrap_or("tcp"))?;
+    let port = match question.port {
+        Some(0) => return refused("port 0 is not valid: use 1 to 65535".to_owned()),
+        Some(port) if WITH_PORTS.contains(&protocol) => port,
+        Some(_) => return refused(format!("protocol {protocol} has no ports: leave the port out")),
+        None if WITH_PORTS.contains(&protocol) => {
+            return refused("the question has no port: name the destination port".to_owned());
+        }
+        None => 0,
+    };
+    let (from, to) = (party(cluster, &question.from), party(cluster, &question.to));
+    let network = network(cluster, question.network.as_deref(), [&from, &to])?;
+    let from = place(cluster, network, from, &question.from)?;
+    let to = place(cluster, network, to, &question.to)?;
+    let egress = side(cluster, node, network, (&from, &to), Direction::Egress, (protocol, port));
+    let ingress = side(cluster, node, network, (&to, &from), Direction::Ingress, (protocol, port));
+    let allowed = [&egress, &ingress].into_iter().flatten().all(|side| side.verdict == "accept");
+    Ok(PolicyAnswer { allowed, egress, ingress })
+}
+
+fn refused<T>(text: String) -> Result<T, ModelError> {
+    Err(ModelError(text))
+}
+
+fn protocol(text: &str) -> Result<u8, ModelError> {
+    match text.to_ascii_lowercase().as_str() {
+        "tcp" => Ok(6),
+        "udp" => Ok(17),
+        "sctp" => Ok(132),
+        "icmp" => Ok(1),
+        "icmpv6" => Ok(58),
+        other => other.parse().map_err(|_| {
+            ModelError(format!("protocol {text:?} is not known: use tcp, udp, sctp or a number"))
+        }),
+    }
+}
+
+fn party<'a>(cluster: &'a Cluster, text: &str) -> Option<Party<'a>> {
+    let endpoint = cluster.endpoints.get(text).map(Party::Endpoint);
+    endpoint.or_else(|| text.parse().ok().map(Party::Address))
+}
+
+/// The network that addresses are in.
+fn network<'a>(
+    cluster: &'a Cluster,
+    name: Option<&str>,
+    parties: [&Option<Party<'_>>; 2],
+) -> Result<Option<&'a Network>, ModelError> {
+    if let Some(name) = name {
+        let Some(network) = cluster.networks.get(name) else {
+            return refused(format!("network {name} is not there: name one that is"));
+        };
+        return Ok(Some(network));
+    }
+    Ok(parties.into_iter().find_map(|party| match party {
+        Some(Party::Endpoint(endpoint)) => cluster.networks.get(&endpoint.network),
+        Some(Party::Address(_)) | None => None,
+    }))
+}
+
+/// An address that an endpoint has is that endpoint.
+fn place<'a>(
+    cluster: &'a Cluster,
+    network: Option<&'a Network>,
+    party: Option<Party<'a>>,
+    text: &str,
+) -> Result<Party<'a>, ModelError> {
+    let Some(party) = party else {
+        return refused(format!("{text} is neither an endpoint nor an address: name one of the two"));
+    };
+    let Party::Address(address) = party else { return Ok(party) };
+    let Some(network) = network else {
+        return refused(format!("the network of {address} is not known: name it"));
+    };
+    let networks = std::iter::once(network).chain(cluster.opened(network));
+    let found = networks.into_iter().find_map(|network| cluster.endpoint_at(&network.name, address));
+    Ok(found.map_or(Party::Address(address), Party::Endpoint))
+}
+
+fn side(
+    cluster: &Cluster,
+    node: &str,
+    network: Option<&Network>,
+    (asked, other): (&Party<'_>, &Party<'_>),
+    direction: Direction,
+    (protocol, port): (u8, u16),
+) -> Option<PolicySide> {
+    let Party::Endpoint(endpoint) = asked else { return None };
+    let subject = Identity::of_endpoint(cluster, endpoint);
+    let policy = Policy::new(cluster, &subject, &endpoint.node);
+    let other = match other {
+        Party::Endpoint(endpoint) => Identity::of_endpoint(cluster, endpoint),
+        Party::Address(address) => of_address(cluster, node, network, *address),
+    };
+    let said = ask(policy.direction(direction), Asked { other: &other, protocol, port });
+    Some(PolicySide {
+        endpoint: endpoint.name.clone(),
+        verdict: if said.accept { "accept" } else { "deny" }.to_owned(),
+        rule: said.rule,
+        candidates: said.candidates,
+    })
+}
+
+/// The identity of an address that no endpoint has.
+fn of_address(cluster: &Cluster, node: &str, network: Option<&Network>, address: IpAddr) -> Identity {
+    let networks =
+        network.into_iter().flat_map(|network| std::iter::once(network).chain(cluster.opened(network)));
+    for network in networks {
+        if network.subnets.iter().any(|subnet| subnet.gateway == address) {
+            return Identity::of_node(cluster, node);
+        }
+        let names = cluster.nodes.keys().map(String::as_str).filter(|name| *name != node);
+        let found = names
+            .chain([node])
+            .find(|name| cluster.node_addresses(network, name, *name == node).contains(&address));
+        if let Some(name) = found {
+            return Identity::of_node(cluster, name);
+        }
+    }
+    Identity::of_address(address, &blocks(cluster))
+}

@@ -1,0 +1,118 @@
+//! Policies, thrice: by the documents, by the agent's answers to people, and by the rows that the programs read.
+
+#![expect(clippy::print_stdout, reason = "counts are for the report")]
+
+use fabric_agent::{model::Cluster, plan::desired::Tables, policy};
+use fabric_api::policy::PolicyQuestion;
+use fabric_tests::{
+    policy_model::{
+        generate::{self, HERE, NETWORK, Packet, World},
+        reference, rows,
+    },
+    random::{Random, seed},
+};
+
+const WORLDS: u64 = 600;
+const PACKETS: usize = 100;
+
+/// Where they differ, and how many verdicts were compared.
+fn compare(world: &World, cluster: &Cluster, tables: &Tables, packet: &Packet) -> Result<usize, String> {
+    let opinion = reference::judge(world, packet);
+    let question = PolicyQuestion {
+        from: packet.from.to_string(),
+        to: packet.to.to_string(),
+        protocol: Some(packet.protocol.to_string()),
+        port: (packet.port != 0).then_some(packet.port),
+        network: Some(NETWORK.to_owned()),
+    };
+    let answer = policy::decide(cluster, HERE, &question).map_err(|e| e.to_string())?;
+    let read = rows::judge(world, tables, packet);
+    let mut compared = 0;
+    for (word, expected, said, read) in [
+        ("egress", opinion.egress, &answer.egress, read.egress),
+        ("ingress", opinion.ingress, &answer.ingress, read.ingress),
+    ] {
+        let told = said.as_ref().map(|side| side.verdict == "accept");
+        if told != expected {
+            return Err(format!("{word}: expected {expected:?}, the answer is {said:?}"));
+        }
+        if read.is_some() && read != expected {
+            return Err(format!(
+                "{word}: expected {expected:?}, the rows say {read:?}, the answer is {said:?}"
+            ));
+        }
+        compared += usize::from(told.is_some()) + usize::from(read.is_some());
+    }
+    Ok(compared)
+}
+
+fn check(world: &World, packet: &Packet) -> Result<usize, String> {
+    let cluster = world.cluster();
+    compare(world, &cluster, &rows::plan(&cluster), packet)
+}
+
+/// Takes away what the difference does not need.
+fn shrink(mut world: World, packet: &Packet) -> World {
+    loop {
+        let smaller = candidates(&world).into_iter().find(|world| check(world, packet).is_err());
+        let Some(smaller) = smaller else { return world };
+        world = smaller;
+    }
+}
+
+fn candidates(world: &World) -> Vec<World> {
+    let mut found = Vec::new();
+    let mut with = |change: &dyn Fn(&mut World)| {
+        let mut smaller = world.clone();
+        change(&mut smaller);
+        found.push(smaller);
+    };
+    (0..world.endpoints.len()).for_each(|at| with(&|w| drop(w.endpoints.remove(at))));
+    (0..world.namespaces.len()).for_each(|at| with(&|w| drop(w.namespaces.remove(at))));
+    for (at, policy) in world.network_policies.iter().enumerate() {
+        with(&|w| drop(w.network_policies.remove(at)));
+        for rule in 0..policy.ingress.as_ref().map_or(0, Vec::len) {
+            with(&|w| drop(w.network_policies[at].ingress.as_mut().map(|rules| rules.remove(rule))));
+        }
+        for rule in 0..policy.egress.as_ref().map_or(0, Vec::len) {
+            with(&|w| drop(w.network_policies[at].egress.as_mut().map(|rules| rules.remove(rule))));
+        }
+    }
+    for (at, policy) in world.cluster_policies.iter().enumerate() {
+        with(&|w| drop(w.cluster_policies.remove(at)));
+        (0..policy.ingress.len())
+            .for_each(|rule| with(&|w| drop(w.cluster_policies[at].ingress.remove(rule))));
+        (0..policy.egress.len()).for_each(|rule| with(&|w| drop(w.cluster_policies[at].egress.remove(rule))));
+    }
+    found
+}
+
+#[test]
+fn documents_answers_and_rows_agree() {
+    let seed = seed();
+    println!("FABRIC_SEED={seed}");
+    let (mut compared, mut denied) = (0, 0);
+    for number in 0..WORLDS {
+        let mut random = Random::new(seed.wrapping_add(number));
+        let world = generate::world(&mut random);
+        let cluster = world.cluster();
+        let tables = rows::plan(&cluster);
+        for _ in 0..PACKETS {
+            let packet = generate::packet(&mut random, &world);
+            match compare(&world, &cluster, &tables, &packet) {
+                Ok(count) => compared += count,
+                Err(text) => {
+                    let small = shrink(world, &packet);
+                    let text = check(&small, &packet).err().unwrap_or(text);
+                    panic!("FABRIC_SEED={seed}, world {number}: {packet:?}: {text}\n{small:#?}");
+                }
+            }
+            let opinion = reference::judge(&world, &packet);
+            denied +=
+                usize::from(opinion.egress == Some(false)) + usize::from(opinion.ingress == Some(false));
+        }
+    }
+    println!("{compared} verdicts compared, {denied} sides denied");
+    assert!(compared >= 100_000, "only {compared} verdicts were compared");
+    assert!(denied > 5_000, "only {denied} sides denied: the worlds are too open to show anything");
+}
