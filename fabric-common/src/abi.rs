@@ -133,7 +133,7 @@ maps! {
     FLOWS: "flows" LruHash<FlowKey, FlowValue> Kernel, 131072, true, "Connection tracking: flows of endpoints with a policy that have seen an answer.";
     NEW_FLOWS: "new_flows" LruHash<FlowKey, FlowValue> Kernel, 32768, true, "Connection tracking: flows that nobody has answered yet. Whoever begins many of them pushes out no other.";
     FRAGMENTS: "fragments" LruHash<FragmentKey, FragmentValue> Kernel, 4096, true, "Ports of IP packets in fragments, from their first fragment.";
-    QUESTION: "question" PerCpuArray<u32, [u64; 34]> Transient, 1, false, "Room to put together what policies are asked, per CPU.";
+    QUESTION: "question" PerCpuArray<u32, [u64; 31]> Transient, 1, false, "Room to put together what policies are asked, per CPU.";
     EVENTS: "events" RingBuf<u32, DropEvent> Transient, 1 << 20, true, "Sampled drop events.";
     CAPTURE: "capture" PerCpuArray<u32, u64> Transient, 2, false, "While somebody captures, per CPU: 0 is the time since boot (ns) up to which dropped packets are copied, 1 counts those that found no room.";
     CAPTURED: "captured" RingBuf<u32, CapturedDrop> Transient, 1 << 20, true, "Dropped packets, while somebody captures.";

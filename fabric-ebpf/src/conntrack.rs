@@ -7,7 +7,13 @@
 
 #![expect(clippy::needless_borrows_for_generic_args, reason = "keys are long, and must not be copied to the stack")]
 
-use aya_ebpf::{btf_maps::LruHashMap, helpers::bpf_ktime_get_boot_ns, macros::btf_map};
+use aya_ebpf::{
+    bindings::{__sk_buff, xdp_md},
+    btf_maps::LruHashMap,
+    helpers::bpf_ktime_get_boot_ns,
+    macros::btf_map,
+    programs::{TcContext, XdpContext},
+};
 use fabric_common::{
     abi,
     flow::{
@@ -60,17 +66,18 @@ pub fn judge<F: Frame>(frame: &F, trace: &Trace, sides: Sides) -> Result<(), Dro
     if sides.src_policy | sides.dst_policy == NO_POLICY {
         return Ok(());
     }
-    put(sides)?;
-    match unpack(judged(frame, trace.hook as u32)) {
+    put(sides, trace.hook)?;
+    match unpack(frame.judged()) {
         Ok(_) => Ok(()),
         Err(reason) => Err(reason),
     }
 }
 
-/// Puts the sides into this CPU's question.
+/// Puts the sides, and where they are asked about, into this CPU's question.
 #[inline(always)]
-pub fn put(sides: Sides) -> Result<(), DropReason> {
+pub fn put(sides: Sides, hook: Hook) -> Result<(), DropReason> {
     let question = question::get()?;
+    question.hook = hook as u32;
     question.vni = sides.vni;
     question.offset = sides.offset;
     question.src_identity = sides.src_identity;
@@ -83,13 +90,28 @@ pub fn put(sides: Sides) -> Result<(), DropReason> {
     Ok(())
 }
 
-/// Out of line: the price of those that have a policy.
+/// The price of those that have a policy. A global function, as the three below: the verifier checks it once for itself, and not
+/// again for each state in which a program calls it (`Documentation/bpf/verifier.rst` knows them as subprograms with BTF of
+/// global linkage; Linux 5.6).
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn judged<F: Frame>(frame: &F, hook: u32) -> i64 {
+pub extern "C" fn judged_tc(skb: *mut __sk_buff) -> i64 {
+    judged(&TcContext::new(skb))
+}
+
+/// The same of a frame that has no skb yet.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn judged_xdp(xdp: *mut xdp_md) -> i64 {
+    judged(&XdpContext::new(xdp))
+}
+
+#[inline(always)]
+fn judged<F: Frame>(frame: &F) -> i64 {
     let Ok(question) = question::get() else { return -(DropReason::PolicyUnknown as i64) };
     read(frame, question);
     let denied = match question.kind {
-        FLOW => flow(question),
+        FLOW => conntrack_flow(question),
         SINGLE => alone(question),
         transport::ERROR => {
             if related::is_related(frame, question) != 0 {
@@ -110,7 +132,7 @@ fn judged<F: Frame>(frame: &F, hook: u32) -> i64 {
         stage::mark(Mark::Passed(Stage::PolicyIngress));
     }
     if denied == LOST {
-        count_lost(hook, frame.len());
+        count_lost(question.hook, frame.len());
     }
     if question.first != 0 && !cfg!(feature = "trace") {
         transport::remember(question);
@@ -139,8 +161,16 @@ fn count_lost(hook: u32, bytes: u32) {
 const LOST: u32 = 1 << 8;
 
 /// Asks both sides, without a flow. Returns 0 or the number of a drop reason.
-#[inline(never)]
+#[inline(always)]
 pub fn alone(question: &mut Question) -> u32 {
+    conntrack_alone(question)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn conntrack_alone(question: *mut Question) -> u32 {
+    // SAFETY: this CPU's question; nobody else has it while this function runs. The verifier wants to see the comparison.
+    let Some(question) = (unsafe { question.as_mut() }) else { return DropReason::PolicyUnknown as u32 };
     let port = transport::asked_port(question, false);
     let denied = egress(question, port, question.src_policy, question.dst_identity);
     if denied != 0 {
@@ -159,7 +189,7 @@ fn egress(question: &mut Question, port: u32, policy: u32, to: u32) -> u32 {
     if policy == NO_POLICY {
         return 0;
     }
-    let word = policy::ask(policy, EGRESS, to, port);
+    let word = policy::policy_ask(policy, EGRESS, to, port);
     question.flow.egress_rule = word & verdict::NUMBER;
     answer(question, word)
 }
@@ -173,7 +203,7 @@ fn ingress(question: &mut Question, port: u32, policy: u32, from: u32) -> u32 {
     if policy == NO_POLICY {
         return 0;
     }
-    let word = policy::ask(policy, INGRESS, from, port);
+    let word = policy::policy_ask(policy, INGRESS, from, port);
     question.flow.ingress_rule = word & verdict::NUMBER;
     answer(question, word)
 }
@@ -192,8 +222,11 @@ pub fn answer(question: &mut Question, word: u32) -> u32 {
 }
 
 /// A packet of a flow. Returns 0, [`LOST`] or the number of a drop reason.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn flow(question: &mut Question) -> u32 {
+extern "C" fn conntrack_flow(question: *mut Question) -> u32 {
+    // SAFETY: as in `conntrack_alone`.
+    let Some(question) = (unsafe { question.as_mut() }) else { return DropReason::PolicyUnknown as u32 };
     name(question);
     let (row, answered) = find(&question.key);
     let Some(row) = row else { return begin(question, false) };

@@ -12,7 +12,7 @@ use fabric_common::{
 };
 use fabric_ebpf::checksum;
 
-use crate::walk;
+use crate::{conntrack, walk};
 
 /// A packet that a stage can read: linear bytes from `start` to `end`, of `len` in all.
 pub trait Frame {
@@ -38,6 +38,8 @@ pub trait Frame {
     fn copy(&self, to: *mut core::ffi::c_void, room: u32) -> u32;
     /// The VLAN tag that the kernel keeps beside the frame, as TPID (upper half) and TCI, host byte order; 0 if there is none.
     fn vlan(&self) -> u32;
+    /// Answers this CPU's question about the frame, see `conntrack::judge`.
+    fn judged(&self) -> i64;
 }
 
 impl Frame for TcContext {
@@ -109,6 +111,11 @@ impl Frame for TcContext {
             }
             u32::from((skb.vlan_proto as u16).to_be()) << 16 | skb.vlan_tci & 0xffff
         }
+    }
+
+    #[inline(always)]
+    fn judged(&self) -> i64 {
+        conntrack::judged_tc(self.skb.skb)
     }
 }
 
@@ -183,6 +190,11 @@ impl Frame for XdpContext {
     #[inline(always)]
     fn vlan(&self) -> u32 {
         0
+    }
+
+    #[inline(always)]
+    fn judged(&self) -> i64 {
+        conntrack::judged_xdp(self.as_ptr().cast())
     }
 }
 

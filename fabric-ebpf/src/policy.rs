@@ -31,9 +31,11 @@ static NUMBERS: HashMap<NumberKey, NumberValue, { abi::NUMBERS.entries as usize 
 pub const UNKNOWN: u32 = verdict::KIND;
 
 /// What `policy` says in `direction` of `identity` and [`port_key`](fabric_common::policy::port_key) `port`: `ALLOW` or `DENY`
-/// with the rule's number, or [`UNKNOWN`]. At most two rows and three tables are read, however many rules there are.
+/// with the rule's number, or [`UNKNOWN`]. At most two rows and three tables are read, however many rules there are. Global, so
+/// that the verifier checks it once.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn ask(policy: u32, direction: u32, identity: u32, port: u32) -> u32 {
+pub extern "C" fn policy_ask(policy: u32, direction: u32, identity: u32, port: u32) -> u32 {
     let Some(row) = row(policy, direction, identity) else { return UNKNOWN };
     let mut word = row.verdict;
     for _ in 0..PORT_DEPTH {

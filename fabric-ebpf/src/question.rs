@@ -10,7 +10,7 @@ use fabric_common::{
 };
 
 #[btf_map(name = "question")]
-static QUESTION: PerCpuArray<[u64; 34], { abi::QUESTION.entries as usize }> = PerCpuArray::new();
+static QUESTION: PerCpuArray<[u64; 31], { abi::QUESTION.entries as usize }> = PerCpuArray::new();
 
 /// See the module.
 #[repr(C)]
@@ -59,8 +59,10 @@ pub struct Question {
     pub remembered: FragmentValue,
     /// Room for a flow that is written.
     pub flow: FlowValue,
+    /// The hook where it is asked ([`fabric_common::reason::Hook`]).
+    pub hook: u32,
     /// Unused.
-    pub spare: [u8; 32],
+    pub zero: u32,
 }
 
 /// The identity is that of whoever has the address.
@@ -75,4 +77,4 @@ pub fn get() -> Result<&'static mut Question, DropReason> {
     Ok(unsafe { &mut *room.cast::<Question>() })
 }
 
-const _: () = assert!(size_of::<Question>() == size_of::<[u64; 34]>());
+const _: () = assert!(size_of::<Question>() == size_of::<[u64; 31]>());

@@ -18,14 +18,15 @@ use crate::{
 /// address; afterwards receivers can be asked with [`receives`].
 #[inline(always)]
 pub fn sends<F: Frame>(frame: &F, trace: &Trace) -> Result<(), DropReason> {
-    conntrack::put(Sides {
+    let sides = Sides {
         vni: trace.vni,
         offset: 0,
         src_identity: trace.identity,
         src_policy: trace.policy,
         dst_identity: BY_ADDRESS,
         dst_policy: NO_POLICY,
-    })?;
+    };
+    conntrack::put(sides, trace.hook)?;
     match unpack(sends_packed(frame)) {
         Ok(_) => Ok(()),
         Err(reason) => Err(reason),
@@ -63,6 +64,6 @@ pub fn receives(policy: u32) -> u32 {
     if question.kind == transport::UNKNOWN {
         return DropReason::PolicyNoPorts as u32;
     }
-    let word = policy::ask(policy, INGRESS, question.src_identity, transport::asked_port(question, false));
+    let word = policy::policy_ask(policy, INGRESS, question.src_identity, transport::asked_port(question, false));
     conntrack::answer(question, word)
 }
