@@ -9,6 +9,7 @@ use fabric_agent::{
         ownership::{self, map_pin},
     },
     plan::desired::{PrefixKey, Tables},
+    policy::{Change, State},
 };
 use fabric_common::{
     abi,
@@ -16,6 +17,7 @@ use fabric_common::{
     counters::{DropKey, Tally},
     endpoint::{EndpointKey, EndpointValue},
     fdb::{FdbKey, FdbValue},
+    policy::{EGRESS, IDENTITY_ANYONE, PolicyKey, PolicyValue, verdict},
     port::PortCounters,
     prefix::VniPrefix,
     reason::{DropReason, Hook},
@@ -199,6 +201,35 @@ fn a_full_map_names_its_setting_and_the_row_and_other_rows_are_written() {
 }
 
 #[test]
+fn a_policy_that_does_not_fit_admits_only_what_its_rows_say() {
+    World::run(|world| {
+        let mut options = world.options();
+        options.sizes.insert("policies".to_owned(), 2);
+        let mut dataplane = Dataplane::open(&options)?;
+        let row = |identity, verdict| {
+            (PolicyKey { policy: 1, direction: EGRESS, identity }, PolicyValue { verdict })
+        };
+        let everybody = row(IDENTITY_ANYONE, verdict::ALLOW | 1);
+        let policies =
+            |denied: u32| [everybody].into_iter().chain((1..=denied).map(|i| row(i, verdict::DENY | 2)));
+        let mut actual = Tables::default();
+        for (denied, fits) in [(1, true), (3, false), (1, true)] {
+            let wanted = Tables { policies: policies(denied).collect(), ..Tables::default() };
+            let change = Change { actual: State::from(&actual), wanted: State::from(&wanted) };
+            let errors = dataplane.tables().upsert(&wanted, change);
+            assert_eq!(errors.is_empty(), fits, "{errors:?}");
+            let found = dataplane.tables().policies.dump()?;
+            assert_eq!(found.contains_key(&everybody.0), fits, "{found:?}");
+            let surplus =
+                found.iter().filter(|(key, _)| key.identity > 1).map(|(key, value)| (*key, *value)).collect();
+            assert!(dataplane.tables().delete(&Tables { policies: surplus, ..Tables::default() }).is_empty());
+            actual.policies = dataplane.tables().policies.dump()?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn tables_come_back_as_they_were_written() {
     World::run(|world| {
         let mut dataplane = world.open()?;
@@ -217,7 +248,9 @@ fn tables_come_back_as_they_were_written() {
                 reserved: [0; 2],
             },
         );
-        assert!(dataplane.tables().upsert(&rows).is_empty());
+        let nothing = Tables::default();
+        let change = Change { actual: State::from(&nothing), wanted: State::from(&rows) };
+        assert!(dataplane.tables().upsert(&rows, change).is_empty());
         assert_eq!(dataplane.tables().dump()?, rows);
         assert!(dataplane.tables().delete(&rows).is_empty());
         assert_eq!(dataplane.tables().dump()?, Tables::default());

@@ -34,6 +34,7 @@ mod maps;
 mod netdev;
 mod netlink;
 pub mod ownership;
+mod policy_rows;
 mod resize;
 mod sys;
 mod tables;

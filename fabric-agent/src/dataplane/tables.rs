@@ -31,9 +31,13 @@ use super::{
     describe::Describe,
     error::DataplaneError,
     maps::{self, OpenMaps},
+    policy_rows::{self, PolicyTables},
     sys::RawMap,
 };
-use crate::plan::desired::{AddrPrefix, PrefixKey, Tables};
+use crate::{
+    plan::desired::{AddrPrefix, PrefixKey, Tables},
+    policy::Change,
+};
 
 /// Rows that one system call writes at most: the kernel copies keys and values one by one, so more gains nothing.
 const BATCH: usize = 1024;
@@ -259,10 +263,35 @@ impl<K: Row> Failed<K> {
     }
 }
 
-type Step<'a> = Box<dyn FnOnce() -> Option<DataplaneError> + 'a>;
+type Step<'a> = (&'static str, Box<dyn FnOnce() -> Option<DataplaneError> + 'a>);
 
 macro_rules! table_set {
-    ($( $field:ident: $spec:ident<$key:ty, $value:ty>, )+) => {
+    (
+        first { $( $first:ident: $first_spec:ident<$first_key:ty, $first_value:ty>, )+ }
+        policy { $( $policy:ident: $policy_spec:ident<$policy_key:ty, $policy_value:ty>, )+ }
+        rest { $( $rest:ident: $rest_spec:ident<$rest_key:ty, $rest_value:ty>, )+ }
+    ) => {
+        table_set! {
+            struct
+            $( $first: $first_spec<$first_key, $first_value>, )+
+            $( $policy: $policy_spec<$policy_key, $policy_value>, )+
+            $( $rest: $rest_spec<$rest_key, $rest_value>, )+
+        }
+
+        impl TableSet {
+            /// Writes rows, first table first. Goes on after an error; returns the first error of each step. `change`: what
+            /// policies are and should be; while a row of them can't be written, they admit less.
+            pub fn upsert(&mut self, rows: &Tables, change: Change<'_>) -> Vec<DataplaneError> {
+                let mut errors = Vec::new();
+                $( errors.extend(self.$first.upsert(&rows.$first).err().map(|failure| failure.error)); )+
+                let policies = PolicyTables { $( $policy: &mut self.$policy, )+ };
+                errors.extend(policy_rows::write(policies, rows, change));
+                $( errors.extend(self.$rest.upsert(&rows.$rest).err().map(|failure| failure.error)); )+
+                errors
+            }
+        }
+    };
+    (struct $( $field:ident: $spec:ident<$key:ty, $value:ty>, )+) => {
         /// Every table that the agent fills, in the order in which rows are written: what is referred to comes first.
         /// Rows are removed in the opposite order. The fields have the names of those of [`Tables`].
         pub struct TableSet {
@@ -282,44 +311,52 @@ macro_rules! table_set {
                 Ok(Tables { $( $field: self.$field.dump()?, )+ })
             }
 
-            /// Writes rows, first table first. Goes on after an error; returns the first error of each table.
-            pub fn upsert(&mut self, rows: &Tables) -> Vec<DataplaneError> {
-                let mut errors = Vec::new();
-                $( errors.extend(self.$field.upsert(&rows.$field).err().map(|failure| failure.error)); )+
-                errors
-            }
-
-            /// Removes rows, last table first; values do not matter. Goes on after an error; returns the first error of
-            /// each table.
+            /// Removes rows, last table first; values do not matter. Goes on after an error, but a row of `numbers` stays
+            /// while something that was to go before it may still hold its number. Returns the first error of each table.
             pub fn delete(&mut self, rows: &Tables) -> Vec<DataplaneError> {
                 let mut steps: Vec<Step<'_>> = Vec::new();
                 let Self { $( $field, )+ } = self;
-                $( steps.push(Box::new(|| $field.delete(rows.$field.keys()).err().map(|failure| failure.error))); )+
-                steps.into_iter().rev().filter_map(|step| step()).collect()
+                $( steps.push((
+                    abi::$spec.name,
+                    Box::new(|| $field.delete(rows.$field.keys()).err().map(|failure| failure.error)),
+                )); )+
+                let mut errors = Vec::new();
+                for (table, step) in steps.into_iter().rev() {
+                    if table != abi::NUMBERS.name || errors.is_empty() {
+                        errors.extend(step());
+                    }
+                }
+                errors
             }
         }
     };
 }
 
 table_set! {
-    settings: SETTINGS<u32, Settings>,
-    uplinks: UPLINKS<u32, UplinkValue>,
-    local_vteps: LOCAL_VTEPS<Addr, LocalVtepValue>,
-    networks: NETWORKS<u32, NetworkValue>,
-    nodes: NODES<u32, NodeValue>,
-    vteps: VTEPS<Addr, VtepValue>,
-    members: MEMBERS<MemberKey, MemberValue>,
-    numbers: NUMBERS<NumberKey, NumberValue>,
-    policy_ports: POLICY_PORTS<u32, PolicyPorts>,
-    policies: POLICIES<PolicyKey, PolicyValue>,
-    cidrs: CIDRS<AddrPrefix, u32>,
-    sources: SOURCES<EndpointKey, SourceValue>,
-    source_prefixes: SOURCE_PREFIXES<PrefixKey, SourceValue>,
-    ports: PORTS<u32, PortValue>,
-    endpoints: ENDPOINTS<EndpointKey, EndpointValue>,
-    fdb: FDB<FdbKey, FdbValue>,
-    routes: ROUTES<PrefixKey, RouteValue>,
-    flood: FLOOD<FloodKey, FloodValue>,
+    first {
+        settings: SETTINGS<u32, Settings>,
+        uplinks: UPLINKS<u32, UplinkValue>,
+        local_vteps: LOCAL_VTEPS<Addr, LocalVtepValue>,
+        networks: NETWORKS<u32, NetworkValue>,
+        nodes: NODES<u32, NodeValue>,
+        vteps: VTEPS<Addr, VtepValue>,
+        members: MEMBERS<MemberKey, MemberValue>,
+    }
+    policy {
+        numbers: NUMBERS<NumberKey, NumberValue>,
+        policy_ports: POLICY_PORTS<u32, PolicyPorts>,
+        policies: POLICIES<PolicyKey, PolicyValue>,
+        cidrs: CIDRS<AddrPrefix, u32>,
+    }
+    rest {
+        sources: SOURCES<EndpointKey, SourceValue>,
+        source_prefixes: SOURCE_PREFIXES<PrefixKey, SourceValue>,
+        ports: PORTS<u32, PortValue>,
+        endpoints: ENDPOINTS<EndpointKey, EndpointValue>,
+        fdb: FDB<FdbKey, FdbValue>,
+        routes: ROUTES<PrefixKey, RouteValue>,
+        flood: FLOOD<FloodKey, FloodValue>,
+    }
 }
 
 #[cfg(test)]

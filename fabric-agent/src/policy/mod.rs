@@ -14,9 +14,11 @@ mod lint;
 mod numbers;
 mod ports;
 mod ruling;
+mod transition;
 
 pub use compile::{Compiled, compile};
 pub use decide::decide;
 pub use identity::Identity;
 pub use lint::lint;
 pub use numbers::{Numbers, RuleNames};
+pub use transition::{Change, State};

@@ -13,6 +13,7 @@ use crate::{
     dataplane::{Dataplane, DataplaneError, Seated},
     kernel::{KernelError, Netlink, link::Link, port},
     plan::desired::{AccessLink, Attachment, PortLink, RouteFacts, Tables, UplinkFacts, VxlanDevice},
+    policy::Change,
 };
 
 /// What there is of links.
@@ -73,8 +74,8 @@ pub trait Datapath: Send {
     fn repair(&mut self) -> Result<Vec<String>, DataplaneError>;
     /// Reads every map that the agent fills.
     fn dump(&mut self) -> Result<Tables, DataplaneError>;
-    /// Writes rows, first table first; the errors, if any.
-    fn upsert(&mut self, rows: &Tables) -> Vec<DataplaneError>;
+    /// Writes rows, first table first; the errors, if any. `change`: what policies are and should be.
+    fn upsert(&mut self, rows: &Tables, change: Change<'_>) -> Vec<DataplaneError>;
     /// Removes rows, last table first; the errors, if any.
     fn delete(&mut self, rows: &Tables) -> Vec<DataplaneError>;
     /// Every place where a program of ours sits, and whose.
@@ -202,8 +203,8 @@ impl Datapath for Dataplane {
         self.tables().dump()
     }
 
-    fn upsert(&mut self, rows: &Tables) -> Vec<DataplaneError> {
-        self.tables().upsert(rows)
+    fn upsert(&mut self, rows: &Tables, change: Change<'_>) -> Vec<DataplaneError> {
+        self.tables().upsert(rows, change)
     }
 
     fn delete(&mut self, rows: &Tables) -> Vec<DataplaneError> {

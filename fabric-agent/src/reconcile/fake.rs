@@ -28,6 +28,7 @@ use crate::{
         link::{Link, VxlanInfo},
     },
     plan::desired::{AccessLink, Attachment, PortLink, RouteFacts, Tables, UplinkFacts, VxlanDevice},
+    policy::Change,
 };
 
 /// The state of the fake kernel. It outlives engines, as the real one outlives agents.
@@ -267,7 +268,7 @@ impl Datapath for Fake {
         Ok(self.world().tables.clone())
     }
 
-    fn upsert(&mut self, rows: &Tables) -> Vec<DataplaneError> {
+    fn upsert(&mut self, rows: &Tables, _: Change<'_>) -> Vec<DataplaneError> {
         let mut world = self.world();
         match world.step(format!("rows +{}", rows::names(rows))) {
             Ok(()) => {

@@ -29,7 +29,7 @@ use crate::{
         self,
         desired::{Attachment, Desired, NodeFacts, PlanSettings, PortLink},
     },
-    policy::RuleNames,
+    policy::{Change, RuleNames, State},
 };
 
 /// How a pass is to be done.
@@ -265,11 +265,13 @@ impl<L: Links, D: Datapath> Engine<L, D> {
 
     fn write_rows(&mut self, desired: &Desired, errors: &mut Errors) {
         self.rows.set_desired(&desired.tables);
-        let batch = self.rows.upserts();
+        let mut batch = self.rows.upserts();
         if !self.rows.loaded() || rows::is_empty(&batch) {
             return;
         }
-        let failed = self.datapath.upsert(&batch);
+        let change = Change { actual: self.rows.state(), wanted: State::from(&desired.tables) };
+        batch.policies.extend(change.transition());
+        let failed = self.datapath.upsert(&batch, change);
         if failed.is_empty() {
             self.rows.wrote(&batch);
         } else if let Ok(found) = self.datapath.dump() {
@@ -323,7 +325,11 @@ impl<L: Links, D: Datapath> Engine<L, D> {
     }
 
     fn delete_rows(&mut self, errors: &mut Errors) {
-        let batch = self.rows.deletes();
+        let mut batch = self.rows.deletes();
+        if !errors.rows.is_empty() {
+            // A row that could not be written anew may still hold a number that nothing else does.
+            batch.numbers.clear();
+        }
         if rows::is_empty(&batch) {
             return;
         }

@@ -122,4 +122,5 @@ pub(super) fn rows_pending(
     unwritten.node
         || unwritten.network(vni)
         || rows.endpoint_pending(&keys, FdbKey::new(vni, endpoint.mac), ifindex)
+        || ifindex.and_then(|ifindex| rows.policy(ifindex)).is_some_and(|policy| unwritten.policy(policy))
 }

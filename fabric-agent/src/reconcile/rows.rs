@@ -22,6 +22,7 @@ use crate::{
     dataplane::Describe,
     delta::DeltaTracker,
     plan::desired::{AddrPrefix, PrefixKey, Rows, Tables},
+    policy::State,
 };
 
 /// One map.
@@ -194,9 +195,16 @@ pub(super) struct Pending {
     pub(super) node: bool,
     /// VNIs of networks whose own rows, gateways and node addresses among them, are not all written.
     networks: BTreeSet<u32>,
+    /// Policies of which a row is not written, so that what only such rows admit is dropped.
+    policies: BTreeSet<u32>,
 }
 
 impl Pending {
+    /// Whether a policy's rows are not all written.
+    pub(super) fn policy(&self, policy: u32) -> bool {
+        self.policies.contains(&policy)
+    }
+
     /// Whether a network's own rows are not all written.
     pub(super) fn network(&self, vni: u32) -> bool {
         self.networks.contains(&vni)
@@ -207,6 +215,15 @@ impl RowDeltas {
     /// What the map `numbers` holds.
     pub(super) fn numbers(&self) -> &Rows<NumberKey, NumberValue> {
         self.numbers.tracker.actual()
+    }
+
+    /// What the maps say of policies and identities.
+    pub(super) fn state(&self) -> State<'_> {
+        State {
+            policies: self.policies.tracker.actual(),
+            cidrs: self.cidrs.tracker.actual(),
+            endpoints: self.endpoints.tracker.actual(),
+        }
     }
 
     /// Looks through everything that is not written.
@@ -230,7 +247,8 @@ impl RowDeltas {
         let node = self.settings.tracker.pending_upserts().next().is_some()
             || self.uplinks.tracker.pending_upserts().next().is_some()
             || self.local_vteps.tracker.pending_upserts().next().is_some();
-        Pending { node, networks }
+        let policies = self.policies.tracker.pending_upserts().map(|(key, _)| key.policy).collect();
+        Pending { node, networks, policies }
     }
 
     /// Whether a node's own row is not written.
@@ -248,5 +266,10 @@ impl RowDeltas {
         self.fdb.is_pending(&fdb)
             || ifindex.is_some_and(|ifindex| self.ports.is_pending(&ifindex))
             || keys.iter().any(|key| self.endpoints.is_pending(key) || self.sources.is_pending(key))
+    }
+
+    /// The policy that a port is to have.
+    pub(super) fn policy(&self, ifindex: u32) -> Option<u32> {
+        self.ports.tracker.desired().get(&ifindex).map(|port| port.policy)
     }
 }
