@@ -110,35 +110,40 @@ pub extern "C" fn judged_xdp(xdp: *mut xdp_md) -> i64 {
 fn judged<F: Frame>(frame: &F) -> i64 {
     let Ok(question) = question::get() else { return -(DropReason::PolicyUnknown as i64) };
     read(frame, question);
-    let denied = match question.kind {
-        FLOW => conntrack_flow(question),
-        SINGLE => alone(question),
-        transport::ERROR => {
-            if related::is_related(frame, question) != 0 {
-                0
-            } else {
-                alone(question)
-            }
-        }
+    let kind = if question.kind == transport::ERROR && related::is_related(frame, question) != 0 {
+        RELATED
+    } else {
+        question.kind
+    };
+    let (hook, first) = (question.hook, question.first);
+    let (src_policy, dst_policy) = (question.src_policy, question.dst_policy);
+    // The global functions take the question for themselves.
+    let denied = match kind {
+        FLOW => conntrack_flow(),
+        SINGLE | transport::ERROR => conntrack_alone(),
+        RELATED => 0,
         _ => DropReason::PolicyNoPorts as u32,
     };
     if denied != 0 && denied != LOST {
         return -i64::from(denied);
     }
-    if question.src_policy != NO_POLICY {
+    if src_policy != NO_POLICY {
         stage::mark(Mark::Passed(Stage::PolicyEgress));
     }
-    if question.dst_policy != NO_POLICY {
+    if dst_policy != NO_POLICY {
         stage::mark(Mark::Passed(Stage::PolicyIngress));
     }
     if denied == LOST {
-        count_lost(question.hook, frame.len());
+        count_lost(hook, frame.len());
     }
-    if question.first != 0 && !cfg!(feature = "trace") {
-        transport::remember(question);
+    if first != 0 && !cfg!(feature = "trace") {
+        transport::remember();
     }
     pack(Ok(Verdict::pass(Action::Checked)))
 }
+
+/// Beside the kinds of packets: an error about a flow that is admitted.
+const RELATED: u8 = 0;
 
 /// Reads the packet into the question.
 #[inline(never)]
@@ -160,17 +165,18 @@ fn count_lost(hook: u32, bytes: u32) {
 /// Beside the numbers of drop reasons: admitted, but the flow found no room.
 const LOST: u32 = 1 << 8;
 
-/// Asks both sides, without a flow. Returns 0 or the number of a drop reason.
-#[inline(always)]
-pub fn alone(question: &mut Question) -> u32 {
-    conntrack_alone(question)
-}
-
+/// Asks both sides this CPU's question, without a flow. Returns 0 or the number of a drop reason.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn conntrack_alone(question: *mut Question) -> u32 {
-    // SAFETY: this CPU's question; nobody else has it while this function runs. The verifier wants to see the comparison.
-    let Some(question) = (unsafe { question.as_mut() }) else { return DropReason::PolicyUnknown as u32 };
+pub extern "C" fn conntrack_alone() -> u32 {
+    match question::get() {
+        Ok(question) => alone(question),
+        Err(reason) => reason as u32,
+    }
+}
+
+#[inline(never)]
+fn alone(question: &mut Question) -> u32 {
     let port = transport::asked_port(question, false);
     let denied = egress(question, port, question.src_policy, question.dst_identity);
     if denied != 0 {
@@ -221,12 +227,11 @@ pub fn answer(question: &mut Question, word: u32) -> u32 {
     }
 }
 
-/// A packet of a flow. Returns 0, [`LOST`] or the number of a drop reason.
+/// The packet of this CPU's question, which is one of a flow. Returns 0, [`LOST`] or the number of a drop reason.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn conntrack_flow(question: *mut Question) -> u32 {
-    // SAFETY: as in `conntrack_alone`.
-    let Some(question) = (unsafe { question.as_mut() }) else { return DropReason::PolicyUnknown as u32 };
+extern "C" fn conntrack_flow() -> u32 {
+    let Ok(question) = question::get() else { return DropReason::PolicyUnknown as u32 };
     name(question);
     let (row, answered) = find(&question.key);
     let Some(row) = row else { return begin(question, false) };

@@ -15,7 +15,7 @@ use crate::{
     extension::{self, Upper},
     inner::{ETH_LEN, ICMP, ICMPV6},
     packet::Frame,
-    question::Question,
+    question::{self, Question},
 };
 
 #[btf_map(name = "fragments")]
@@ -140,9 +140,10 @@ fn later(question: &mut Question, offset: u32) -> u8 {
     first.kind
 }
 
-/// Remembers a first fragment that was admitted, for the later ones.
+/// Remembers the first fragment in question, which was admitted, for the later ones.
 #[inline(never)]
-pub fn remember(question: &mut Question) {
+pub fn remember() {
+    let Ok(question) = question::get() else { return };
     question.remembered = FragmentValue {
         seen: question.now,
         src_port: question.src_port,

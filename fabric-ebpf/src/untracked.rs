@@ -37,18 +37,19 @@ pub fn sends<F: Frame>(frame: &F, trace: &Trace) -> Result<(), DropReason> {
 fn sends_packed<F: Frame>(frame: &F) -> i64 {
     let Ok(question) = question::get() else { return -(DropReason::PolicyUnknown as i64) };
     conntrack::read(frame, question);
+    let first = question.first;
     let denied = if question.src_policy == NO_POLICY {
         0
     } else if question.kind == transport::UNKNOWN {
         DropReason::PolicyNoPorts as u32
     } else {
-        conntrack::alone(question)
+        conntrack::conntrack_alone()
     };
     if denied != 0 {
         return -i64::from(denied);
     }
-    if question.first != 0 && !cfg!(feature = "trace") {
-        transport::remember(question);
+    if first != 0 && !cfg!(feature = "trace") {
+        transport::remember();
     }
     pack(Ok(Verdict::pass(Action::Checked)))
 }
