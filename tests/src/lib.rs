@@ -15,6 +15,7 @@ pub mod policed;
 pub mod policy_model;
 pub mod random;
 pub mod routing;
+mod rows;
 pub mod tap;
 pub mod tunnel_table;
 pub mod walk;

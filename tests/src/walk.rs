@@ -11,27 +11,23 @@ use std::{
 };
 
 use aya::{
-    Ebpf, Pod, TestRun, TestRunOptions,
-    maps::{Array, HashMap, LpmTrie, MapData, lpm_trie},
+    Ebpf, TestRun, TestRunOptions,
+    maps::{Array, HashMap, MapData},
     programs::{Program, TcAttachType},
 };
 use fabric_agent::{
     model::{Cluster, Dscp},
     plan::{
-        desired::{NodeFacts, PlanSettings, RouteFacts, Rows, Tables, UplinkFacts},
+        desired::{NodeFacts, PlanSettings, RouteFacts, Tables, UplinkFacts},
         plan,
     },
 };
 use fabric_api::Object;
 use fabric_common::{
     abi::{self, program},
-    addr::Addr,
     event::DropEvent,
     node::NodeValue,
-    prefix::VniPrefix,
-    route::RouteValue,
     settings::Settings,
-    source::SourceValue,
     stage::{self, Mark},
 };
 use nix::{
@@ -139,6 +135,26 @@ impl Stage {
         let desired = plan(&cluster, &facts, &settings);
         assert!(desired.problems.is_empty(), "the planner finds problems: {:?}", desired.problems);
         Rig::new(host, facts, desired.tables, globals)
+    }
+
+    /// Programs without any rows, on `host`'s uplink and with ports of these interface indices.
+    pub fn bare_rig(&self, host: &'static Host, ports: impl IntoIterator<Item = u32>) -> Rig {
+        let uplink = uplink(host);
+        let vxlan = veth(&format!("v-{}", host.name), None);
+        let lines = ports.into_iter().map(|index| {
+            format!(
+                "link add name p-{index} index {index} mtu {UNDERLAY_MTU} type veth peer name p-{index}-x"
+            )
+        });
+        ip(&lines.collect::<Vec<_>>());
+        let facts = NodeFacts {
+            node: host.name.to_owned(),
+            uplinks: vec![uplink],
+            vxlan_ifindex: Some(vxlan),
+            frag: Some(frag(host)),
+            ..NodeFacts::default()
+        };
+        Rig::new(host, facts, Tables::default(), Globals::default())
     }
 }
 
@@ -268,6 +284,11 @@ pub struct Place {
 }
 
 impl Place {
+    /// The TC program of the port at this interface.
+    pub fn port(ifindex: u32) -> Self {
+        Self { program: program::FROM_CONTAINER, ifindex }
+    }
+
     /// Index of the interface.
     pub fn ifindex(&self) -> u32 {
         self.ifindex
@@ -282,7 +303,7 @@ pub struct Rig {
     pub tables: Tables,
     pub(crate) ebpf: Ebpf,
     ledger: Ledger,
-    facts: NodeFacts,
+    pub(crate) facts: NodeFacts,
     mark: u32,
 }
 
@@ -311,50 +332,6 @@ impl Rig {
         let marks = Array::<&MapData, u32>::try_from(map).expect("an array");
         let count = marks.get(&0, 0).expect("it can be read").min(stage::ENTRIES - 1);
         (1..=count).filter_map(|at| Mark::from_word(marks.get(&at, 0).expect("it can be read"))).collect()
-    }
-
-    /// Writes rows into the maps, beside or over those that are there.
-    pub fn write(&mut self, tables: Tables) {
-        let ebpf = &mut self.ebpf;
-        let map = ebpf.map_mut(abi::SETTINGS.name).expect("it exists");
-        let mut settings = Array::<&mut MapData, Settings>::try_from(map).expect("an array");
-        for (key, value) in &tables.settings {
-            settings.set(*key, value, 0).expect("the row can be written");
-        }
-        fill(ebpf, abi::UPLINKS.name, &tables.uplinks);
-        fill(ebpf, abi::LOCAL_VTEPS.name, &tables.local_vteps);
-        fill(ebpf, abi::NETWORKS.name, &tables.networks);
-        fill(ebpf, abi::NODES.name, &tables.nodes);
-        fill(ebpf, abi::VTEPS.name, &tables.vteps);
-        fill(ebpf, abi::MEMBERS.name, &tables.members);
-        fill(ebpf, abi::NUMBERS.name, &tables.numbers);
-        fill(ebpf, abi::POLICY_PORTS.name, &tables.policy_ports);
-        fill(ebpf, abi::POLICIES.name, &tables.policies);
-        let map = ebpf.map_mut(abi::CIDRS.name).expect("it exists");
-        let mut cidrs = LpmTrie::<&mut MapData, Addr, u32>::try_from(map).expect("a trie");
-        for (key, value) in &tables.cidrs {
-            cidrs.insert(&lpm_trie::Key::new(key.bits, key.addr), value, 0).expect("the row can be written");
-        }
-        fill(ebpf, abi::SOURCES.name, &tables.sources);
-        fill(ebpf, abi::PORTS.name, &tables.ports);
-        fill(ebpf, abi::ENDPOINTS.name, &tables.endpoints);
-        fill(ebpf, abi::FDB.name, &tables.fdb);
-        fill(ebpf, abi::FLOOD.name, &tables.flood);
-        let map = ebpf.map_mut(abi::SOURCE_PREFIXES.name).expect("it exists");
-        let mut prefixes = LpmTrie::<&mut MapData, VniPrefix, SourceValue>::try_from(map).expect("a trie");
-        for (key, value) in &tables.source_prefixes {
-            prefixes
-                .insert(&lpm_trie::Key::new(key.bits, key.prefix), value, 0)
-                .expect("the row can be written");
-        }
-        let map = ebpf.map_mut(abi::ROUTES.name).expect("it exists");
-        let mut routes = LpmTrie::<&mut MapData, VniPrefix, RouteValue>::try_from(map).expect("a trie");
-        for (key, value) in &tables.routes {
-            routes
-                .insert(&lpm_trie::Key::new(key.bits, key.prefix), value, 0)
-                .expect("the row can be written");
-        }
-        self.tables = tables;
     }
 
     /// The TC program of a container's port.
@@ -492,15 +469,6 @@ impl Rig {
     /// The events since the last look, without one at the counters.
     pub fn events(&mut self) -> Vec<DropEvent> {
         self.ledger.events()
-    }
-}
-
-fn fill<K: Pod, V: Pod>(ebpf: &mut Ebpf, name: &str, rows: &Rows<K, V>) {
-    let map = ebpf.map_mut(name).unwrap_or_else(|| panic!("the object has no map {name}"));
-    let mut map =
-        HashMap::<&mut MapData, K, V>::try_from(map).unwrap_or_else(|error| panic!("map {name}: {error}"));
-    for (key, value) in rows {
-        map.insert(key, value, 0).unwrap_or_else(|error| panic!("map {name}: {error}"));
     }
 }
 

@@ -1,4 +1,5 @@
-//! Policies, thrice: by the documents, by the agent's answers to people, and by the rows that the programs read.
+//! Policies, four times: by the documents, by the agent's answers to people, by the rows that the programs read, and by the
+//! programs. Needs root.
 
 #![expect(clippy::print_stdout, reason = "counts are for the report")]
 
@@ -7,13 +8,16 @@ use fabric_api::policy::PolicyQuestion;
 use fabric_tests::{
     policy_model::{
         generate::{self, HERE, NETWORK, Packet, World},
+        programs::Programs,
         reference, rows,
     },
     random::{Random, seed},
+    walk::Stage,
 };
 
 const WORLDS: u64 = 600;
 const PACKETS: usize = 100;
+const PACKETS_TO_RUN: usize = 250;
 
 /// Where they differ, and how many verdicts were compared.
 fn compare(world: &World, cluster: &Cluster, tables: &Tables, packet: &Packet) -> Result<usize, String> {
@@ -51,10 +55,26 @@ fn check(world: &World, packet: &Packet) -> Result<usize, String> {
     compare(world, &cluster, &rows::plan(&cluster), packet)
 }
 
+/// What the programs did if they were asked, or where they differ.
+fn run(programs: &mut Programs, world: &World, packet: &Packet) -> Result<Option<bool>, String> {
+    let Some(passed) = programs.judge(world, packet) else { return Ok(None) };
+    let opinion = reference::judge(world, packet);
+    let here = |address| world.endpoint(address).is_some_and(|endpoint| endpoint.node == HERE);
+    let sides = [(packet.from, opinion.egress), (packet.to, opinion.ingress)];
+    let expected = sides.iter().all(|(address, said)| !here(*address) || *said == Some(true));
+    if passed != expected {
+        return Err(format!(
+            "{opinion:?}, but the programs {}",
+            if passed { "let it pass" } else { "drop it" }
+        ));
+    }
+    Ok(Some(passed))
+}
+
 /// Takes away what the difference does not need.
-fn shrink(mut world: World, packet: &Packet) -> World {
+fn shrink(mut world: World, check: &mut dyn FnMut(&World) -> bool) -> World {
     loop {
-        let smaller = candidates(&world).into_iter().find(|world| check(world, packet).is_err());
+        let smaller = candidates(&world).into_iter().find(|world| check(world));
         let Some(smaller) = smaller else { return world };
         world = smaller;
     }
@@ -102,7 +122,7 @@ fn documents_answers_and_rows_agree() {
             match compare(&world, &cluster, &tables, &packet) {
                 Ok(count) => compared += count,
                 Err(text) => {
-                    let small = shrink(world, &packet);
+                    let small = shrink(world, &mut |world| check(world, &packet).is_err());
                     let text = check(&small, &packet).err().unwrap_or(text);
                     panic!("FABRIC_SEED={seed}, world {number}: {packet:?}: {text}\n{small:#?}");
                 }
@@ -115,4 +135,44 @@ fn documents_answers_and_rows_agree() {
     println!("{compared} verdicts compared, {denied} sides denied");
     assert!(compared >= 100_000, "only {compared} verdicts were compared");
     assert!(denied > 5_000, "only {denied} sides denied: the worlds are too open to show anything");
+}
+
+#[test]
+fn documents_and_programs_agree() {
+    let seed = seed();
+    println!("FABRIC_SEED={seed}");
+    let stage = Stage::enter();
+    let mut programs = Programs::new(&stage);
+    let (mut compared, mut dropped, mut strangers) = (0, 0, 0);
+    for number in 0..WORLDS {
+        let mut random = Random::new(seed.wrapping_add(number));
+        let world = generate::world(&mut random);
+        programs.enter(&world.cluster());
+        for _ in 0..PACKETS_TO_RUN {
+            let packet = generate::packet(&mut random, &world);
+            match run(&mut programs, &world, &packet) {
+                Ok(None) => {}
+                Ok(Some(passed)) => {
+                    compared += 1;
+                    dropped += usize::from(!passed);
+                    let both = [packet.from, packet.to].iter().all(|side| world.endpoint(*side).is_some());
+                    strangers += usize::from(!both);
+                }
+                Err(text) => {
+                    let small = shrink(world, &mut |world| {
+                        programs.enter(&world.cluster());
+                        run(&mut programs, world, &packet).is_err()
+                    });
+                    panic!("FABRIC_SEED={seed}, world {number}: {packet:?}: {text}\n{small:#?}");
+                }
+            }
+        }
+    }
+    println!("{compared} packets run, {dropped} dropped, {strangers} from or to outside");
+    assert!(compared >= 100_000, "only {compared} packets were run");
+    assert!(
+        dropped > 10_000,
+        "only {dropped} packets were dropped: the worlds are too open to show anything"
+    );
+    assert!(strangers > 10_000, "only {strangers} packets were from or to outside");
 }

@@ -1,6 +1,6 @@
 //! Worlds at random: few labels, few ports and few prefixes, so that rules meet.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use fabric_agent::model::{
     Cluster, ClusterPolicy, Endpoint, Labels, Network, NetworkPolicy, Node,
@@ -20,6 +20,18 @@ pub const NETWORK: &str = "blue";
 pub const VNI: u32 = 5000;
 /// The node whose rows are looked at.
 pub const HERE: &str = "n1";
+
+/// The other node.
+pub const THERE: &str = "n2";
+/// Addresses of the endpoint, on the other node, behind which the strangers are.
+pub const ROUTER: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(10, 1, 200, 1)), IpAddr::V6(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0xc8))];
+/// Its MAC.
+pub const ROUTER_MAC: Mac = Mac::new([2, 0xfc, 10, 1, 200, 1]);
+
+fn everything(of: IpAddr) -> &'static str {
+    if of.is_ipv4() { "0.0.0.0/0" } else { "::/0" }
+}
 
 /// Everything that policies can tell apart.
 #[derive(Clone, Debug, Default)]
@@ -56,7 +68,11 @@ fn parse<T: DeserializeOwned>(value: Value) -> T {
 impl World {
     /// As the agent has it once it was declared and checked.
     pub fn cluster(&self) -> Cluster {
-        let network = json!({"metadata": {"name": NETWORK}, "spec": {"vni": VNI, "subnets": ["10.1.0.0/16", "fd00:1::/64"]}});
+        let routes = ROUTER.map(|address| json!({"prefix": everything(address), "nextHop": address}));
+        let network = json!({
+            "metadata": {"name": NETWORK},
+            "spec": {"vni": VNI, "subnets": ["10.1.0.0/16", "fd00:1::/64"], "routes": routes},
+        });
         let network = Network::new(&parse(network)).expect("the network is valid");
         let node = |(at, (name, labels, address)): (usize, &(String, Labels, IpAddr))| {
             let node = json!({
@@ -65,10 +81,24 @@ impl World {
             });
             (name.clone(), Node::new(&parse(node)).expect("the node is valid"))
         };
+        let router = Endpoint {
+            name: "router".to_owned(),
+            network: NETWORK.to_owned(),
+            node: THERE.to_owned(),
+            namespace: "routers".to_owned(),
+            labels: Labels::new(),
+            addresses: ROUTER.to_vec(),
+            mac: ROUTER_MAC,
+            ports: Vec::new(),
+            generation: 1,
+            attachment: None,
+            slot: None,
+        };
+        let endpoints = self.endpoints.iter().chain([&router]);
         Cluster {
             networks: [(NETWORK.to_owned(), network)].into(),
             nodes: self.nodes.iter().enumerate().map(node).collect(),
-            endpoints: self.endpoints.iter().map(|e| (e.name.clone(), e.clone())).collect(),
+            endpoints: endpoints.map(|e| (e.name.clone(), e.clone())).collect(),
             namespaces: self.namespaces.iter().cloned().collect(),
             network_policies: self
                 .network_policies
@@ -263,7 +293,7 @@ fn endpoint(random: &mut Random, at: usize) -> Endpoint {
     Endpoint {
         name: format!("e{at}"),
         network: NETWORK.to_owned(),
-        node: pick(random, &[HERE, HERE, "n2"]).to_owned(),
+        node: pick(random, &[HERE, HERE, THERE]).to_owned(),
         namespace: pick(random, &NAMES).to_owned(),
         labels: labels(random),
         addresses: vec![
@@ -291,7 +321,7 @@ pub fn world(random: &mut Random) -> World {
             named.push((name.to_owned(), labels));
         }
     }
-    let nodes = [(HERE, "10.1.255.1"), ("n2", "10.1.255.2")];
+    let nodes = [(HERE, "10.1.255.1"), (THERE, "10.1.255.2")];
     let nodes = nodes.map(|(name, at)| (name.to_owned(), labels(random), at.parse().expect("an address")));
     let count = 2 + random.below(8);
     World {

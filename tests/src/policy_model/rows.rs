@@ -21,11 +21,19 @@ use super::{
     reference::Opinion,
 };
 
+/// Interface indices of the ports of this node's endpoints.
+pub const PORTS: std::ops::Range<u32> = 1000..1016;
+
 /// The rows of node [`HERE`], all of whose endpoints have their ports.
 pub fn plan(cluster: &Cluster) -> Tables {
+    plan_on(cluster, NodeFacts::default())
+}
+
+/// The same on a host of which something is known.
+pub fn plan_on(cluster: &Cluster, facts: NodeFacts) -> Tables {
     let local = cluster.endpoints.values().filter(|endpoint| endpoint.node == HERE);
-    let ports = (100..).zip(local).map(|(ifindex, endpoint)| (endpoint.name.clone(), ifindex)).collect();
-    let facts = NodeFacts { node: HERE.to_owned(), ports, ..NodeFacts::default() };
+    let ports = PORTS.zip(local).map(|(ifindex, endpoint)| (endpoint.name.clone(), ifindex)).collect();
+    let facts = NodeFacts { node: HERE.to_owned(), ports, ..facts };
     let settings = PlanSettings { vxlan_port: 4789, events_per_second: 0, dscp: Dscp::default() };
     plan::plan(cluster, &facts, &settings).tables
 }
