@@ -53,6 +53,6 @@ fn every_recipe_is_decided_as_its_matrix_says() -> Result<()> {
         wrong.len(),
         wrong[..wrong.len().min(20)].join("\n")
     );
-    println!("{} recipes, {asked} questions", all.len());
+    println!("\ncounted {asked} questions about {} policy recipes", all.len());
     Ok(())
 }

@@ -87,7 +87,8 @@ fn all(id: &str, prefixes: &[&str]) -> Result<()> {
             (compared, number) = (compared + answers, number + 1);
         }
     }
-    println!("{number} recipes, {compared} answers, {} wrong", wrong.len());
+    println!("\ncounted {compared} policy answers of the lab compared");
+    println!("{number} recipes, {} wrong", wrong.len());
     ensure!(
         wrong.is_empty(),
         "{} answers are wrong:\n{}",

@@ -53,7 +53,7 @@ pub fn frames(otherwise: usize) -> usize {
 #[expect(clippy::print_stdout, reason = "the summary is made of it")]
 pub fn report(kind: &str, frames: usize) {
     // The harness has not ended its own line.
-    println!("\nframes {kind} {frames}");
+    println!("\ncounted {frames} {kind} frames");
 }
 
 /// The shortest frame of each end.

@@ -22,7 +22,7 @@ struct Ladder {
     failures: Vec<String>,
     passed: u64,
     failed: u64,
-    frames: BTreeMap<String, u64>,
+    counted: BTreeMap<String, u64>,
 }
 
 impl Ladder {
@@ -52,9 +52,9 @@ impl Ladder {
         println!("{} {name}", ui::dim("·"));
         let step = ui::Step::start(name);
         match run() {
-            Ok(nextest::Ran { counts, frames }) => {
-                for (kind, number) in frames {
-                    *self.frames.entry(kind).or_default() += number;
+            Ok(nextest::Ran { counts, counted }) => {
+                for (what, number) in counted {
+                    *self.counted.entry(what).or_default() += number;
                 }
                 self.passed += counts.passed;
                 self.failed += counts.failed;
@@ -78,8 +78,8 @@ impl Ladder {
 
     fn end(self, start: Instant) -> Result<()> {
         println!();
-        for (kind, number) in &self.frames {
-            println!("{} {number} {kind} frames", ui::dim("·"));
+        for (what, number) in &self.counted {
+            println!("{} {number} {what}", ui::dim("·"));
         }
         if self.failures.is_empty() {
             println!("{} everything passed in {}", ui::green("✓"), ui::seconds(start.elapsed()));

@@ -25,11 +25,11 @@ pub(crate) struct Counts {
     pub(crate) failed: u64,
 }
 
-/// A run's counts, and the frames that its tests ran by kind (`fuzz`, `oracle`).
+/// A run's counts, and what its tests counted, by what it is (`fuzz frames`, `policy verdicts`).
 #[derive(Debug, Default)]
 pub(crate) struct Ran {
     pub(crate) counts: Counts,
-    pub(crate) frames: BTreeMap<String, u64>,
+    pub(crate) counted: BTreeMap<String, u64>,
 }
 
 /// What `cargo xtask test wire` chooses: everything that shows how packets are handled. Labs of the control plane, and those
@@ -93,7 +93,7 @@ pub(crate) fn run(kind: Kind, filter: Option<&str>) -> Result<Ran> {
     let ran = match fs::read_to_string(&report) {
         Ok(text) => Ran {
             counts: counts(&text).with_context(|| format!("{} has no counts", report.display()))?,
-            frames: frames(&text),
+            counted: counted(&text),
         },
         Err(_) if filter.is_some() => Ran::default(),
         Err(error) => bail!("cargo-nextest wrote no report ({error})"),
@@ -105,14 +105,15 @@ pub(crate) fn run(kind: Kind, filter: Option<&str>) -> Result<Ran> {
     Ok(ran)
 }
 
-/// Lines `frames KIND NUMBER` of the tests' output, summed by kind.
-fn frames(junit: &str) -> BTreeMap<String, u64> {
+/// Lines `counted NUMBER WHAT` of the tests' output, summed by what was counted.
+fn counted(junit: &str) -> BTreeMap<String, u64> {
     let mut sums = BTreeMap::new();
     for line in junit.lines() {
-        if let [.., "frames", kind, number] = line.split(' ').collect::<Vec<_>>()[..]
+        if let Some((_, rest)) = line.split_once("counted ")
+            && let Some((number, what)) = rest.split_once(' ')
             && let Ok(number) = number.parse::<u64>()
         {
-            *sums.entry(kind.to_owned()).or_default() += number;
+            *sums.entry(what.to_owned()).or_default() += number;
         }
     }
     sums
@@ -201,7 +202,7 @@ fn counts(junit: &str) -> Option<Counts> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Counts, check, counts, doctest_counts, frames};
+    use super::{Counts, check, counted, counts, doctest_counts};
 
     #[test]
     fn junit_counts() {
@@ -211,11 +212,11 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_summed_by_kind() {
-        let text =
-            "<system-out>test a ... \nframes fuzz 300\nframes fuzz x\nframes other 7\nframes fuzz 40\nok";
-        let sums: Vec<_> = frames(text).into_iter().collect();
-        assert_eq!(sums, [("fuzz".to_owned(), 340), ("other".to_owned(), 7)]);
+    fn what_is_counted_is_summed() {
+        let text = "<system-out>test a ... \ncounted 300 fuzz frames\ncounted x fuzz frames\ncounted 7 others\n\
+                    counted 40 fuzz frames\nok";
+        let sums: Vec<_> = counted(text).into_iter().collect();
+        assert_eq!(sums, [("fuzz frames".to_owned(), 340), ("others".to_owned(), 7)]);
     }
 
     #[test]
