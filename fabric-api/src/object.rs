@@ -195,8 +195,8 @@ pub struct NetworkSpec {
     /// Largest IP packet, bytes; from the underlay if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
-    /// Networks that are let in. There is no connection tracking yet, so packets pass both ways between this network and each
-    /// of them. Their subnets must not overlap with this network's, nor with each other's.
+    /// Networks that are let in. Packets pass both ways between this network and each of them; policies say who may start a
+    /// connection. Their subnets must not overlap with this network's, nor with each other's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow_from: Vec<String>,
     /// The hosts themselves are in the network: they reach its containers from their own addresses in it, and are reached.

@@ -23,11 +23,13 @@ pub(super) async fn trace(
     let tracer =
         state.tracer.clone().ok_or_else(|| unavailable("this agent has no programs to trace with"))?;
     let nodes = state.service.nodes().await?.into_iter();
+    let uplinks = state.service.status().await?.uplinks.into_iter();
     let known = Known {
         node: state.service.node_name().to_owned(),
         networks: state.service.networks().await?,
         endpoints: state.service.endpoints().await?,
         nodes: nodes.filter_map(|node| Some((node.status?.id, node.metadata.name))).collect(),
+        xdp: uplinks.filter(|uplink| uplink.mode.contains("xdp")).map(|uplink| uplink.ifindex).collect(),
     };
     // Loading the programs takes a part of a second.
     let walked = tokio::task::spawn_blocking(move || tracer.trace(&request, &known)).await;

@@ -30,6 +30,8 @@ use super::{
 const HEADROOM: usize = 256;
 /// The code of a program that ends a packet (`include/uapi/linux/pkt_cls.h`).
 const TC_ACT_SHOT: u32 = 2;
+/// The same of an XDP program (`include/uapi/linux/bpf.h`).
+const XDP_DROP: u32 = 1;
 /// Bytes of the buffers that nobody reads.
 const EVENTS: u32 = 4096;
 
@@ -109,15 +111,26 @@ impl Tracer {
         let mut ebpf =
             loader.load(TRACED_OBJECT).map_err(|error| refused("the traced eBPF object", &error))?;
         let missing = || DataplaneError::Object(format!("its traced form has no program `{program}`"));
-        let Some(Program::SchedClassifier(loaded)) = ebpf.program_mut(program) else { return Err(missing()) };
-        loaded.load().map_err(|error| refused(&format!("traced program `{program}`"), &error))?;
+        let not_loaded = |error| refused(&format!("traced program `{program}`"), &error);
         let mut out = vec![0; frame.len() + HEADROOM];
-        let context = sk_buff(ifindex);
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
-        options.ctx_in = Some(&context);
-        let result = loaded.test_run(options).map_err(|error| {
+        let (tc, xdp) = (sk_buff(ifindex), xdp_md(frame.len(), ifindex));
+        let (result, end) = match ebpf.program_mut(program) {
+            Some(Program::SchedClassifier(loaded)) => {
+                loaded.load().map_err(not_loaded)?;
+                options.ctx_in = Some(&tc);
+                (loaded.test_run(options), TC_ACT_SHOT)
+            }
+            Some(Program::Xdp(loaded)) => {
+                loaded.load().map_err(not_loaded)?;
+                options.ctx_in = Some(&xdp);
+                (loaded.test_run(options), XDP_DROP)
+            }
+            _ => return Err(missing()),
+        };
+        let result = result.map_err(|error| {
             let what = format!("to run `{program}` on this frame of {} bytes", frame.len());
             refused(&what, &error)
         })?;
@@ -126,7 +139,7 @@ impl Tracer {
         let failed = |error| aya_error(stage::MAP, "read it", &error);
         let marks = Array::<&MapData, u32>::try_from(map).map_err(failed)?;
         let count = marks.get(&0, 0).map_err(failed)?.min(stage::ENTRIES - 1);
-        let goes_on = result.return_value != TC_ACT_SHOT;
+        let goes_on = result.return_value != end;
         let mut walked = Walked { stages: Vec::new(), end: None, frame: out, goes_on };
         for at in 1..=count {
             match Mark::from_word(marks.get(&at, 0).map_err(failed)?) {
@@ -157,4 +170,10 @@ fn sk_buff(ifindex: u32) -> Vec<u8> {
     let mut context = vec![0; 192];
     context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
     context
+}
+
+/// `struct xdp_md` (`include/uapi/linux/bpf.h`): the frame from 0 to its length, and the interface, whose first queue it is.
+fn xdp_md(length: usize, ifindex: u32) -> Vec<u8> {
+    let words = [0, u32::try_from(length).unwrap_or(u32::MAX), 0, ifindex, 0, 0];
+    words.iter().flat_map(|word: &u32| word.to_ne_bytes()).collect()
 }

@@ -3,7 +3,7 @@
 mod frame;
 mod words;
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use fabric_api::{
     object::{Endpoint, Network},
@@ -44,6 +44,8 @@ pub struct Known {
     pub endpoints: Vec<Endpoint>,
     /// Number and name of every node.
     pub nodes: Vec<(u32, String)>,
+    /// Interface indices of uplinks whose XDP stage is on.
+    pub xdp: BTreeSet<u32>,
 }
 
 /// Whoever walks packets; the API knows no more of it.
@@ -79,8 +81,21 @@ impl TraceSource for Tracer {
             Ok(start) => start,
             Err(report) => return Ok(report),
         };
-        let walked = self.walk(start.program, start.ifindex, &start.frame).map_err(failed)?;
-        describe(self, known, &start, &walked)
+        let walk = |start: &Start<'_>| self.walk(start.program, start.ifindex, &start.frame).map_err(failed);
+        let mut early = None;
+        if start.port.is_none() && known.xdp.contains(&start.ifindex) {
+            let (hook, program) = (Hook::FromUplinkXdp, program::FROM_UPLINK_XDP);
+            let start = Start { hook, program, frame: start.frame.clone(), ..start };
+            let walked = walk(&start)?;
+            if !walked.goes_on {
+                return describe(self, known, &start, &walked);
+            }
+            early = Some(words::let_through(&start, &walked));
+        }
+        let walked = walk(&start)?;
+        let mut report = describe(self, known, &start, &walked)?;
+        report.stages.splice(..0, early);
+        Ok(report)
     }
 }
 

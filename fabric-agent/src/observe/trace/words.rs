@@ -1,6 +1,9 @@
 //! The marks of a walk in words: names instead of numbers.
 
-use fabric_api::{object::Endpoint, trace::TraceReport};
+use fabric_api::{
+    object::Endpoint,
+    trace::{TraceReport, TraceStage},
+};
 use fabric_common::{
     addr::Mac,
     fdb::{FLAG_HOST, FdbValue},
@@ -26,6 +29,15 @@ pub(super) struct Words<'a> {
     pub(super) dst: Mac,
     pub(super) entry: Option<FdbValue>,
     pub(super) node: Option<NodeValue>,
+}
+
+/// A whole hook that is passed on the way to the one that decides.
+pub(super) fn let_through(start: &Start<'_>, walked: &Walked) -> TraceStage {
+    let text = match walked.end {
+        Some(Mark::Done(action)) => format!("let through: {}", action.explain().trim()),
+        Some(Mark::Dropped(_) | Mark::Passed(_)) | None => "let through".to_owned(),
+    };
+    TraceStage { name: start.hook.as_str().to_owned(), text }
 }
 
 impl Words<'_> {
