@@ -4,9 +4,12 @@
 //! `FABRIC_SEED` and `FABRIC_FRAMES` choose the frames; a failure names the ones of the frame that broke. After a change of
 //! what becomes of a frame: `FABRIC_BLESS=1` writes the corpus anew.
 
-use fabric_common::reason::{DropReason, Hook};
+use fabric_common::{
+    policy::{EGRESS, INGRESS, port_key},
+    reason::{DropReason, Hook},
+};
 use fabric_tests::{
-    cast::{self, CA1, Family, GA1, HOST_A, HOST_B},
+    cast::{self, CA1, CA2, CB1, Family, GA1, HOST_A, HOST_B, Host},
     fuzz::{
         campaign::{Campaign, Ends, Shortest, frames, label, report},
         corpus,
@@ -14,11 +17,12 @@ use fabric_tests::{
         seeds,
     },
     load::Globals,
+    policed::{allow, deny, ranges, table},
     random,
     walk::{Gso, Rig, Stage, Verdict},
 };
 
-/// A campaign's share of the frames; there are five.
+/// The largest campaign's share of the frames; others take a half or a quarter of it.
 const SHARE: usize = 40_000;
 
 fn campaign(rig: &Rig, name: &'static str, spot: Spot) -> Campaign {
@@ -27,6 +31,7 @@ fn campaign(rig: &Rig, name: &'static str, spot: Spot) -> Campaign {
         Spot::Uplink(_, underlay) => (rig.uplink(), seeds::of_tunnel(underlay)),
         Spot::Xdp(_, underlay) => (rig.uplink_xdp(), seeds::of_tunnel(underlay)),
         Spot::Vxlan(_) => (rig.vxlan_device(), seeds::of_container(&CA1)),
+        Spot::Frag(_) => (rig.frag(), seeds::of_container(&CA1)),
     };
     seeds.extend(corpus::read(spot.hook()).into_values());
     Campaign { name, spot, place, seeds }
@@ -108,6 +113,62 @@ fn from_vxlan_without_metadata() {
     let mut rig = Stage::enter().rig(&HOST_B);
     let ends = fuzz(&mut rig, "from_vxlan", Spot::Vxlan(&HOST_B), SHARE / 4);
     assert_eq!(ends.keys().collect::<Vec<_>>(), [DropReason::BadOuter.as_str()]);
+}
+
+/// `from_container` alone marks what is to be cut; `walk_fragment.rs` has those.
+#[test]
+fn from_frag_without_a_mark() {
+    let mut rig = Stage::enter().rig(&HOST_A);
+    let campaign = campaign(&rig, "from_frag", Spot::Frag(&HOST_A));
+    let frames = frames(SHARE / 4);
+    let ends = campaign.run(&mut rig, random::seed(), frames, &mut Shortest::new());
+    report("fuzz", frames);
+    assert_eq!(ends.keys().collect::<Vec<_>>(), [DropReason::UnknownVni.as_str()]);
+}
+
+/// CA1 may send to CA2, and to CB1 at the lower half of UDP's ports; CA2 hears nobody, CB1 the same of CA1 alone.
+fn policed(host: &'static Host) -> Rig {
+    const HALF: u32 = 1;
+    let mut rig = Stage::enter().rig(host);
+    rig.stay_on_this_cpu();
+    for (container, identity, policy) in [(&CA1, 101, 1), (&CA2, 102, 2), (&CB1, 103, 3)] {
+        rig.police(container, identity, policy);
+    }
+    let at = |port| port_key(17, port);
+    rig.set_table(HALF, ranges(&[(0, deny(10)), (at(0), allow(11)), (at(1 << 15), deny(12))]));
+    rig.say(1, EGRESS, deny(1), &[(102, allow(2)), (103, table(HALF))]);
+    rig.say(1, INGRESS, deny(3), &[]);
+    rig.say(2, EGRESS, deny(4), &[]);
+    rig.say(2, INGRESS, deny(5), &[]);
+    rig.say(3, EGRESS, deny(6), &[]);
+    rig.say(3, INGRESS, deny(7), &[(101, table(HALF))]);
+    rig
+}
+
+/// CA2 admits nobody, so that whatever is bent, nothing is delivered on this host.
+#[test]
+fn from_container_with_policies() {
+    let mut rig = policed(&HOST_A);
+    let campaign = campaign(&rig, "from_container, policed", Spot::Port(&CA1));
+    let frames = frames(SHARE / 2);
+    let ends = campaign.run(&mut rig, random::seed(), frames, &mut Shortest::new());
+    report("fuzz", frames);
+    assert_eq!(ends.get("local"), None, "a container that admits nobody was reached: {ends:?}");
+    assert_reaches(&ends, &["policy_denied", "remote", "answered", "spoof_ip", "malformed"]);
+}
+
+#[test]
+fn uplink_with_policies() {
+    let mut rig = policed(&HOST_B);
+    let frames = frames(SHARE / 4);
+    for (spot, passed) in
+        [(Spot::Uplink(&HOST_B, Family::V4), "local"), (Spot::Xdp(&HOST_B, Family::V4), "stack")]
+    {
+        let campaign = campaign(&rig, "uplink, policed", spot);
+        let ends = campaign.run(&mut rig, random::seed(), frames, &mut Shortest::new());
+        report("fuzz", frames);
+        assert_reaches(&ends, &["policy_denied", passed, "bad_outer", "spoof_source"]);
+    }
 }
 
 #[test]

@@ -170,7 +170,7 @@ impl Campaign {
                 let outer = match self.spot {
                     Spot::Uplink(_, Family::V6) => frame::INNER_OVER_V6,
                     Spot::Uplink(..) => frame::INNER,
-                    Spot::Port(_) | Spot::Xdp(..) | Spot::Vxlan(_) => 0,
+                    Spot::Port(_) | Spot::Xdp(..) | Spot::Vxlan(_) | Spot::Frag(_) => 0,
                 };
                 add(format!("port slot {} ingress", to.slot), packets, frame.len() - outer);
             }

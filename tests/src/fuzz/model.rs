@@ -70,6 +70,8 @@ pub enum Spot {
     Xdp(&'static Host, Family),
     /// The `vxlan` device, without the metadata that only the kernel can give a packet.
     Vxlan(&'static Host),
+    /// The far side of the veth for fragments, without the mark that only `from_container` gives a packet.
+    Frag(&'static Host),
 }
 
 impl Spot {
@@ -80,6 +82,7 @@ impl Spot {
             Self::Uplink(..) => Hook::FromUplink,
             Self::Xdp(..) => Hook::FromUplinkXdp,
             Self::Vxlan(_) => Hook::FromVxlan,
+            Self::Frag(_) => Hook::FromFrag,
         }
     }
 }
@@ -157,6 +160,7 @@ pub fn judge(seen: &Seen<'_>) -> Judged {
             Spot::Uplink(host, underlay) => arrival::from_tunnel(seen, host, underlay),
             Spot::Xdp(..) => Err("XDP only passes and drops".to_owned()),
             Spot::Vxlan(_) => Err("delivered without a tunnel key".to_owned()),
+            Spot::Frag(_) => Err("cut without a mark".to_owned()),
         },
         (verdict, events) => Err(format!("{verdict:?} with {} drop events", events.len())),
     }
@@ -166,6 +170,7 @@ fn to_stack(seen: &Seen<'_>) -> Judged {
     match seen.spot {
         Spot::Port(_) => Err("a container's frame reached the host's stack".to_owned()),
         Spot::Vxlan(_) => Err("a tunnel's frame reached the host's stack".to_owned()),
+        Spot::Frag(_) => Err("a packet that is to be cut reached the host's stack".to_owned()),
         Spot::Uplink(..) | Spot::Xdp(..) if seen.out != seen.frame => {
             Err("it was changed on its way to the stack".to_owned())
         }
