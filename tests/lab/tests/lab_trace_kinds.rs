@@ -91,6 +91,34 @@ impl Sender {
         Ok(frame)
     }
 
+    /// The first packet of a connection.
+    fn syn4(&self, dst: [u8; 4]) -> Result<Vec<u8>> {
+        let mut frame = Vec::new();
+        let builder = PacketBuilder::ethernet2(self.own, self.gateway).ipv4(A.0, dst, TTL);
+        builder.tcp(4000, PORT, 1, 1024).syn().write(&mut frame, &[])?;
+        Ok(frame)
+    }
+
+    fn syn6(&self, dst: [u8; 16]) -> Result<Vec<u8>> {
+        let mut frame = Vec::new();
+        let builder = PacketBuilder::ethernet2(self.own, self.gateway).ipv6(A.1, dst, TTL);
+        builder.tcp(4000, PORT, 1, 1024).syn().write(&mut frame, &[])?;
+        Ok(frame)
+    }
+
+    /// A fragment behind the first: no transport header.
+    fn later_fragment(&self, dst: [u8; 4]) -> Result<Vec<u8>> {
+        let body = [0xa5; 40];
+        let mut ip =
+            etherparse::Ipv4Header::new(body.len() as u16, TTL, etherparse::IpNumber::UDP, A.0, dst)?;
+        ip.dont_fragment = false;
+        ip.identification = 4712;
+        ip.fragment_offset = etherparse::IpFragOffset::try_new(64)?;
+        ip.header_checksum = ip.calc_header_checksum();
+        let head = [&self.gateway[..], &self.own, &[8, 0]].concat();
+        Ok([&head[..], &ip.to_bytes(), &body].concat())
+    }
+
     fn ping(&self, dst: [u8; 4]) -> Result<Vec<u8>> {
         let mut frame = Vec::new();
         let builder = PacketBuilder::ethernet2(self.own, self.gateway).ipv4(A.0, dst, TTL);
@@ -266,6 +294,11 @@ fn routed(sender: &Sender) -> Result<Vec<Case>> {
         case("routed near, IPv6", sender.udp6(gateway, NEAR.1, TTL, 8)?, LOCAL, ROUTED, At::Near),
         case("routed far", sender.udp4(gateway, FAR.0, TTL, 8)?, REMOTE, ROUTED, At::Far),
         case("routed far, IPv6", sender.udp6(gateway, FAR.1, TTL, 8)?, REMOTE, ROUTED, At::Far),
+        case("TCP near", sender.syn4(NEAR.0)?, LOCAL, ROUTED, At::Near),
+        case("TCP far", sender.syn4(FAR.0)?, REMOTE, ROUTED, At::Far),
+        case("TCP far, IPv6", sender.syn6(FAR.1)?, REMOTE, ROUTED, At::Far),
+        case("a ping far", sender.ping(FAR.0)?, REMOTE, ROUTED, At::Far),
+        case("a later fragment", sender.later_fragment(FAR.0)?, REMOTE, ROUTED, At::Far),
         case(
             "the last hop",
             sender.udp4(gateway, NEAR.0, 1, 8)?,
