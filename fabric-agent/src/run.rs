@@ -86,6 +86,7 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
         tokio::spawn(log_programs(logger));
     }
     let counters = dataplane.counters()?;
+    let flows = dataplane.flows()?;
     let drops = dataplane.events()?;
     let tracer = dataplane.tracer()?;
     let (switch, dropped) = dataplane.captures()?;
@@ -100,8 +101,14 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
     let (halt, halted) = watch::channel(false);
     let links = KernelLinks::new(config.underlay.clone(), config.vteps.clone())?;
     let settings = settings(&config);
-    let (reconciler, handle) =
-        Reconciler::new(links, dataplane, Arc::clone(&store), Some(counters.clone()), settings).await?;
+    let (reconciler, handle) = Reconciler::new(
+        links,
+        dataplane,
+        Arc::clone(&store),
+        (Some(counters.clone()), Some(flows)),
+        settings,
+    )
+    .await?;
     let service = Service::new(
         Arc::clone(&store),
         Arc::new(handle.clone()),
@@ -125,6 +132,7 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
     let sources = tokio::spawn(follow_sources(config.manifests.clone(), service.clone(), handle.clone()));
     if service.shares_store() {
         tokio::spawn(service.clone().keep_registered());
+        tokio::spawn(service.clone().keep_moving());
     }
     let state = ApiState::new(service.clone(), hub, Arc::new(counters))
         .with_tracer(Arc::new(tracer))

@@ -20,7 +20,7 @@ use tokio::net::UnixStream;
 use crate::{
     capture::CaptureRequest,
     event::Event,
-    object::{Endpoint, Namespace, Network, Node, Object},
+    object::{Endpoint, MoveStep, Namespace, Network, Node, Object},
     policy::{LintFinding, PolicyAnswer, PolicyQuestion},
     report::Report,
     status::{Applied, Counter, ErrorBody, Status},
@@ -139,6 +139,11 @@ impl Client {
     /// Detaches an endpoint.
     pub async fn detach_endpoint(&self, name: &str) -> Result<(), ClientError> {
         self.delete(&named("endpoints", name)).await
+    }
+
+    /// Moves an endpoint to another node, or takes one step of that.
+    pub async fn move_endpoint(&self, name: &str, step: &MoveStep) -> Result<Endpoint, ClientError> {
+        self.post(&format!("{}/move", named("endpoints", name)), step).await
     }
 
     /// Every node, by name.

@@ -9,10 +9,12 @@ use utoipa::ToSchema;
 use crate::status::{EndpointStatus, NetworkStatus, NodeStatus};
 
 mod cluster_policy;
+mod movement;
 mod namespace;
 mod network_policy;
 
 pub use cluster_policy::*;
+pub use movement::*;
 pub use namespace::Namespace;
 pub use network_policy::*;
 
@@ -301,6 +303,9 @@ pub struct EndpointSpec {
     /// Where the container's side goes. Only for endpoints of this node, set by `attach`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attachment: Option<Attachment>,
+    /// The move to another node that is going on. Set by the agents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub movement: Option<Movement>,
 }
 
 fn first_generation() -> u64 {

@@ -9,14 +9,16 @@ use anyhow::{Context, bail};
 use clap::{ArgGroup, Args, Subcommand};
 use fabric_api::{
     client::Client,
-    object::{API_VERSION, Attachment, Endpoint, EndpointSpec, Metadata, NamedPort},
+    object::{
+        API_VERSION, Attachment, Destination, Endpoint, EndpointSpec, Metadata, MoveStep, MovementPhase,
+        NamedPort,
+    },
     status::{EndpointCounters, EndpointStatus},
 };
 
 use crate::{
-    args::{Unavailable, label},
+    args::label,
     output::{self, Column, Format, OutputArgs},
-    unavailable,
 };
 
 #[derive(Debug, Subcommand)]
@@ -35,8 +37,11 @@ pub(crate) enum EndpointCommand {
     /// Show one endpoint, with its counters if it is local
     #[command(after_help = "Example:\n  fabric endpoint inspect web -o json")]
     Inspect(InspectArgs),
-    #[command(hide = true, disable_help_flag = true)]
-    Move(Unavailable),
+    /// Move an endpoint to another node, with its addresses, its MAC and its connections
+    #[command(
+        after_help = "Examples:\n  fabric endpoint move web --to h2 --pid 4242\n  fabric endpoint move web --to h2 --netns /run/netns/web --step prepare\n  fabric endpoint move web --step activate"
+    )]
+    Move(MoveArgs),
 }
 
 #[derive(Debug, Args)]
@@ -78,6 +83,43 @@ pub(crate) struct AttachArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("where").args(["netns", "pid"])))]
+pub(crate) struct MoveArgs {
+    /// The endpoint
+    name: String,
+    /// The node where it goes
+    #[arg(long, value_name = "NODE", required_unless_present = "step")]
+    to: Option<String>,
+    /// Path of the container's network namespace on that node
+    #[arg(long, value_name = "PATH", requires = "to")]
+    netns: Option<String>,
+    /// A process in the container's network namespace on that node
+    #[arg(long, value_name = "PID", requires = "to", value_parser = clap::value_parser!(u32).range(1..))]
+    pid: Option<u32>,
+    /// Name of the interface there; the one that it has now if absent
+    #[arg(long, value_name = "NAME", requires = "to")]
+    ifname: Option<String>,
+    /// Only this step, for orchestrators
+    #[arg(long, value_enum)]
+    step: Option<Step>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// A step of a move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Step {
+    /// Make the port at the destination; nothing is sent there yet
+    Prepare,
+    /// Let what is prepared become the endpoint's place
+    Activate,
+    /// End the relay of the former home at once
+    Release,
+    /// Undo what is prepared
+    Abort,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
     /// The endpoint
     name: String,
@@ -116,6 +158,13 @@ const COLUMNS: &[Column<Endpoint>] = &[
         ports.collect::<Vec<_>>().join(",")
     }),
     Column::wide("GENERATION", |endpoint| endpoint.spec.generation.to_string()),
+    Column::wide("MOVE", |endpoint| {
+        let movement = endpoint.spec.movement.as_ref();
+        movement.map_or_else(String::new, |m| {
+            let way = if m.phase == MovementPhase::Activated { "from" } else { "to" };
+            format!("{} {way} {}", m.phase.as_str(), m.node)
+        })
+    }),
     Column::wide("OWNER", |endpoint| endpoint.metadata.owner.clone()),
     Column::wide("LABELS", |endpoint| output::labels(&endpoint.metadata)),
 ];
@@ -165,7 +214,49 @@ pub(crate) async fn run(client: &Client, command: EndpointCommand) -> anyhow::Re
         EndpointCommand::Inspect(args) => {
             output::one(args.output.format, &client.endpoint(&args.name).await?, COLUMNS)
         }
-        EndpointCommand::Move(_) => unavailable("endpoint move"),
+        EndpointCommand::Move(args) => move_to(client, args).await,
+    }
+}
+
+async fn move_to(client: &Client, args: MoveArgs) -> anyhow::Result<()> {
+    let step = step(&args)?;
+    let endpoint = client.move_endpoint(&args.name, &step).await?;
+    match args.output.format {
+        Format::Table => output::line(&moved(&endpoint)),
+        Format::Wide | Format::Json | Format::Yaml => output::one(args.output.format, &endpoint, COLUMNS),
+    }
+}
+
+fn step(args: &MoveArgs) -> anyhow::Result<MoveStep> {
+    let destination = || -> anyhow::Result<Destination> {
+        let netns = match (&args.netns, args.pid) {
+            (Some(path), _) if path.starts_with('/') => path.clone(),
+            (Some(path), _) => bail!("--netns {path:?} is a path on another host: give an absolute one"),
+            (None, Some(pid)) => format!("/proc/{pid}/ns/net"),
+            (None, None) => bail!("give the container's namespace there, by --netns or --pid"),
+        };
+        let Some(node) = args.to.clone() else { bail!("give the node where it goes, by --to") };
+        Ok(Destination { node, netns, ifname: args.ifname.clone() })
+    };
+    if args.to.is_some() && !matches!(args.step, None | Some(Step::Prepare)) {
+        bail!("--to is for a whole move or --step prepare: leave it out");
+    }
+    Ok(match args.step {
+        None => MoveStep::Move(destination()?),
+        Some(Step::Prepare) => MoveStep::Prepare(destination()?),
+        Some(Step::Activate) => MoveStep::Activate,
+        Some(Step::Release) => MoveStep::Release,
+        Some(Step::Abort) => MoveStep::Abort,
+    })
+}
+
+fn moved(endpoint: &Endpoint) -> String {
+    let (name, node) = (&endpoint.metadata.name, endpoint.spec.node.as_deref().unwrap_or_default());
+    match &endpoint.spec.movement {
+        Some(m) if m.phase < MovementPhase::Activated => {
+            format!("endpoint {name} is on node {node}, and {} on node {}", m.phase.as_str(), m.node)
+        }
+        _ => format!("endpoint {name} is on node {node}, generation {}", endpoint.spec.generation),
     }
 }
 
@@ -235,7 +326,43 @@ fn sentence(endpoint: &Endpoint) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{named_port, netns};
+    use clap::Parser;
+
+    use super::{MoveArgs, MoveStep, named_port, netns, step};
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: MoveArgs,
+    }
+
+    fn read(line: &[&str]) -> Result<MoveStep, String> {
+        let line = Line::try_parse_from([&["x"], line].concat()).map_err(|e| e.to_string())?;
+        step(&line.args).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_steps_of_a_move_take_what_they_need_and_nothing_else() {
+        let Ok(MoveStep::Move(to)) = read(&["web", "--to", "h2", "--pid", "7"]) else {
+            panic!("a whole move")
+        };
+        assert_eq!((to.node.as_str(), to.netns.as_str(), to.ifname), ("h2", "/proc/7/ns/net", None));
+        let line = ["web", "--to", "h2", "--netns", "/n", "--ifname", "eth1", "--step", "prepare"];
+        assert!(matches!(read(&line), Ok(MoveStep::Prepare(to)) if to.ifname.as_deref() == Some("eth1")));
+        assert_eq!(read(&["web", "--step", "activate"]), Ok(MoveStep::Activate));
+        assert_eq!(read(&["web", "--step", "abort"]), Ok(MoveStep::Abort));
+        for bad in [
+            &["web"][..],
+            &["web", "--to", "h2"],
+            &["web", "--to", "h2", "--netns", "n"],
+            &["web", "--pid", "7", "--step", "activate"],
+            &["web", "--to", "h2", "--step", "activate"],
+            &["web", "--to", "h2", "--pid", "7", "--netns", "/n"],
+            &["web", "--step", "prepare"],
+        ] {
+            assert!(read(bad).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn named_ports_are_read_strictly() {

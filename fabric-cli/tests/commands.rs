@@ -280,7 +280,7 @@ fn what_is_not_built_yet_is_refused_by_name() {
         assert_eq!(alone(&[name, "ls", "-x", "--help"]).refused(), expected);
     }
     let message = alone(&["endpoint", "move", "web", "--to", "b"]).refused();
-    assert_eq!(message, "error: endpoint move is not available in this version\n");
+    assert_eq!(message, "error: give the container's namespace there, by --netns or --pid\n");
     assert_eq!(
         alone(&["node", "drain", "b"]).refused(),
         "error: node drain is not available in this version\n"

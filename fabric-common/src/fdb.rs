@@ -20,7 +20,7 @@ shared! {
     32 bytes: pub struct FdbValue {
         /// The local port to deliver to; 0 if the MAC lives on another node.
         pub ifindex: u32,
-        /// The node where it lives (`nodes` key).
+        /// The node where it lives (`nodes` key); with `FLAG_ARRIVED` the node that it came from.
         pub node: u32,
         /// Slot in `port_counters` of a local port; `u32::MAX` if it is not counted.
         pub slot: u32,
@@ -40,6 +40,27 @@ pub const FLAG_ROUTER: u32 = 1;
 /// The host itself: `ifindex` is its access port, whose other side is in the same namespace, and only packets to the host's
 /// own addresses in the network may go there.
 pub const FLAG_HOST: u32 = 2;
+/// It has left this node, and `ifindex` is 0: what still arrives for it in a tunnel is relayed to `node`.
+pub const FLAG_LEFT: u32 = 4;
+/// It is being moved here from `node`: what arrives in a tunnel goes to `ifindex`, and who is on this node still sends to `node`,
+/// which may relay what others send.
+pub const FLAG_ARRIVING: u32 = 8;
+/// It has moved here from `node`, which may relay what others send.
+pub const FLAG_ARRIVED: u32 = 16;
+
+impl FdbValue {
+    /// Whether who is on this node reaches it at a port of this node.
+    #[inline(always)]
+    pub const fn is_local(&self) -> bool {
+        self.ifindex != 0 && self.flags & FLAG_ARRIVING == 0
+    }
+
+    /// Whether `node` may relay to it what others have sent. `node` is never 0.
+    #[inline(always)]
+    pub const fn takes_from(&self, node: u32) -> bool {
+        self.flags & (FLAG_ARRIVING | FLAG_ARRIVED) != 0 && self.node == node
+    }
+}
 
 impl FdbKey {
     /// The key of `mac` in network `vni`.

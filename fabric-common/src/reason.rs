@@ -194,6 +194,10 @@ numbered! {
         CopyRemote = 26 "copy_remote",
         /// A packet passed a policy, but its flow found no room in the map: its answers may be dropped. Counted beside the packet's own outcome.
         Untracked = 27 "untracked",
+        /// Relayed: it came for an endpoint that has moved, and was sent on to the node where that lives now.
+        Relayed = 28 "relayed",
+        /// Left to the stack: it is to be relayed to a node whose outer header is of another family, or built by the `vxlan` device.
+        RelayStack = 29 "relay_stack",
     }
 }
 

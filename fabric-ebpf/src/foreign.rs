@@ -44,7 +44,8 @@ fn arp_record(frame: &impl Frame, offset: u32, vni: u32, node: u32) -> u32 {
     // The sender's protocol address (RFC 826).
     let Some(sender) = frame.load::<4>(offset + ETH_LEN as u32 + 14) else { return DropReason::Malformed as u32 };
     let sender = Addr::v4(sender);
-    unless_probe(source::check(vni, &sender, node, || false).map(|_| ()), &sender).map_or_else(|reason| reason as u32, |()| 0)
+    let source = source::check(vni, &sender, node, &Mac::new([0; 6]), || 0);
+    unless_probe(source.map(|_| ()), &sender).map_or_else(|reason| reason as u32, |()| 0)
 }
 
 /// Lets a probe pass that has no source yet (RFC 5227, RFC 4862 section 5.4.2), if its VTEP serves the network. `source` is
@@ -193,13 +194,13 @@ fn routed(ctx: &TcContext, trace: &Trace, next: i64) -> Outcome {
         src_identity: trace.identity,
         src_policy: NO_POLICY,
         dst_identity: entry.identity,
-        dst_policy: entry.policy,
+        dst_policy: if entry.is_local() { entry.policy } else { NO_POLICY },
     };
     conntrack::judge(ctx, trace, sides)?;
     if next & route::TO_FRAGMENT != 0 {
         return unpack(fragment::divert(ctx, settings::get()?.frag_ifindex, vni));
     }
-    if entry.ifindex == 0 {
+    if !entry.is_local() {
         let node = node::get(entry.node)?;
         trace.mark(Stage::Node);
         return encap::via_device(ctx, settings::get()?, node, vni);

@@ -85,7 +85,7 @@ macro_rules! bpf_only {
 }
 bpf_only! {
     arp capture conntrack counters decap echo encap endpoint event extension fdb flood foreign fragment group host icmp_error
-    inner nd network node outcome packet policy port question related route settings source stage too_big transport tunnel
+    inner nd network node outcome packet policy port question related relay route settings source stage too_big transport tunnel
     untracked uplink walk
 }
 

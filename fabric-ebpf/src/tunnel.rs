@@ -3,7 +3,7 @@
 
 use fabric_common::{
     addr::Addr,
-    fdb::{FLAG_HOST, FLAG_ROUTER, FdbValue},
+    fdb::{FLAG_HOST, FLAG_LEFT, FLAG_ROUTER, FdbValue},
     node::FLAG_FOREIGN,
     policy::NO_POLICY,
     port::NO_SLOT,
@@ -72,6 +72,8 @@ pub enum Arrival {
     Nd(u32),
     /// To the gateway's MAC, from the foreign VTEP with this number.
     Router(u32),
+    /// To somebody who has moved from here to the node with this number.
+    Moved(u32),
 }
 
 /// A local receiver.
@@ -245,10 +247,14 @@ pub fn admit(frame: &impl Frame, trace: &mut Trace, tunnel: &Tunnel, offset: usi
     }
     let ip = ip(frame, offset, eth.ether_type)?;
     trace.mark(Stage::InnerFrame);
-    let routed = || {
-        !foreign && network::get(vni).is_some_and(|network| same_mac(&eth.src_addr, &network.gateway_mac))
+    let more = || {
+        if foreign {
+            return 0;
+        }
+        let routed = network::get(vni).is_some_and(|network| same_mac(&eth.src_addr, &network.gateway_mac));
+        source::OWN | if routed { source::ROUTED } else { 0 }
     };
-    let source = source::check(vni, &ip.src, sender.node, routed);
+    let source = source::check(vni, &ip.src, sender.node, &mac(&eth.dst_addr), more);
     if eth.ether_type == IPV6 {
         match nd::kind(frame, offset, &ip) {
             nd::Kind::None => {}
@@ -279,7 +285,7 @@ pub fn admit(frame: &impl Frame, trace: &mut Trace, tunnel: &Tunnel, offset: usi
         return if foreign { Ok(Arrival::Router(sender.node)) } else { Err(DropReason::NoRoute) };
     }
     if entry.ifindex == 0 {
-        return Err(DropReason::NotLocal);
+        return if entry.flags & FLAG_LEFT != 0 { Ok(Arrival::Moved(entry.node)) } else { Err(DropReason::NotLocal) };
     }
     let to_host = entry.flags & FLAG_HOST != 0;
     if to_host {

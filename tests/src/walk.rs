@@ -170,7 +170,7 @@ fn uplink(host: &Host) -> UplinkFacts {
 }
 
 fn ports(cluster: &Cluster, host: &Host) -> BTreeMap<String, u32> {
-    let local = cluster.endpoints.values().filter(|endpoint| endpoint.node == host.name);
+    let local = cluster.endpoints.values().filter(|endpoint| endpoint.seat(host.name).is_some());
     local.map(|endpoint| (endpoint.name.clone(), veth(&format!("p-{}", endpoint.name), None))).collect()
 }
 

@@ -5,7 +5,7 @@ use axum::{
     extract::{Path, State},
     http::StatusCode,
 };
-use fabric_api::{Endpoint, status::ErrorBody};
+use fabric_api::{Endpoint, object::MoveStep, status::ErrorBody};
 
 use super::{ApiState, body::JsonBody, error::ApiError};
 use crate::service::Owner;
@@ -57,4 +57,19 @@ pub(super) async fn detach(
 ) -> Result<StatusCode, ApiError> {
     state.service.detach_endpoint(&Owner::cli(), &name).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Moves an endpoint to another node, or takes one step of that. Any agent takes the request.
+#[utoipa::path(post, path = "/v1/endpoints/{name}/move", tag = "endpoints", operation_id = "move_endpoint",
+    params(("name" = String, Path, description = "The endpoint")), request_body = MoveStep,
+    responses(
+        (status = 200, description = "The step is done; the endpoint as it is then", body = Endpoint),
+        (status = "4XX", description = "Nothing was done", body = ErrorBody),
+        (status = "5XX", description = "It was undone, or the sentence says what goes on", body = ErrorBody)))]
+pub(super) async fn move_to(
+    State(state): State<ApiState>,
+    Path(name): Path<String>,
+    JsonBody(step): JsonBody<MoveStep>,
+) -> Result<Json<Endpoint>, ApiError> {
+    Ok(Json(state.service.move_endpoint(&Owner::cli(), &name, step).await?))
 }

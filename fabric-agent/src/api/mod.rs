@@ -117,6 +117,7 @@ fn router(state: ApiState) -> Router {
         .route("/v1/networks/{name}", get(networks::inspect).delete(networks::remove))
         .route("/v1/endpoints", get(endpoints::list).post(endpoints::attach))
         .route("/v1/endpoints/{name}", get(endpoints::inspect).delete(endpoints::detach))
+        .route("/v1/endpoints/{name}/move", post(endpoints::move_to))
         .route("/v1/nodes", get(nodes::list))
         .route("/v1/nodes/{name}", get(nodes::inspect))
         .route("/v1/policies", get(policies::list))

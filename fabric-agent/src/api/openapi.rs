@@ -33,7 +33,7 @@ use super::{
     ),
     paths(
         networks::list, networks::create, networks::inspect, networks::remove,
-        endpoints::list, endpoints::attach, endpoints::inspect, endpoints::detach,
+        endpoints::list, endpoints::attach, endpoints::inspect, endpoints::detach, endpoints::move_to,
         nodes::list, nodes::inspect,
         policies::list, policies::inspect, policies::remove, policies::test, policies::lint,
         namespaces::list, namespaces::inspect, namespaces::remove,

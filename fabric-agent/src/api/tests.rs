@@ -272,6 +272,7 @@ fn the_document_names_every_route() {
             "/v1/counters",
             "/v1/endpoints",
             "/v1/endpoints/{name}",
+            "/v1/endpoints/{name}/move",
             "/v1/events",
             "/v1/namespaces",
             "/v1/namespaces/{name}",

@@ -28,6 +28,7 @@ mod describe;
 mod error;
 mod events;
 mod features;
+mod flows;
 mod inspect;
 mod loader;
 mod maps;
@@ -59,6 +60,7 @@ pub use self::{
     error::DataplaneError,
     events::{Events, EventsError},
     features::KernelRelease,
+    flows::Flows,
     inspect::{Dump, Inspector},
     loader::Logger,
     tables::{Failure, Row, Table, TableSet},
@@ -203,6 +205,11 @@ impl Dataplane {
     /// A reader of counters with descriptors of its own, independent of this value.
     pub fn counters(&self) -> Result<Counters, DataplaneError> {
         Counters::open(&self.maps)
+    }
+
+    /// A reader and writer of flows, independent of this value.
+    pub fn flows(&self) -> Result<Flows, DataplaneError> {
+        Flows::open(&self.maps)
     }
 
     /// A reader of drop events. Two readers would share the events between them: open it once. Needs a tokio runtime.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use fabric_api::object::{self, Attachment, NamedPort};
+use fabric_api::object::{self, Attachment, Movement, MovementPhase, NamedPort};
 use fabric_common::addr::Mac;
 
 use super::{
@@ -38,6 +38,23 @@ pub struct Endpoint {
     pub attachment: Option<Attachment>,
     /// Slot of its counters, if it lives here.
     pub slot: Option<u32>,
+    /// Its way to another node, or from one.
+    pub movement: Option<Movement>,
+}
+
+/// What an endpoint is to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence<'a> {
+    /// It lives there.
+    Home,
+    /// It lives there and came from this node, which relays.
+    Arrived(&'a str),
+    /// It is being moved there.
+    Arriving,
+    /// It has left for this node.
+    Left(&'a str),
+    /// It is elsewhere.
+    Away,
 }
 
 impl Endpoint {
@@ -69,7 +86,44 @@ impl Endpoint {
             generation: spec.generation,
             attachment: spec.attachment.clone(),
             slot: object.status.as_ref().and_then(|status| status.slot),
+            movement: spec.movement.clone(),
         })
+    }
+
+    /// What it is to `node`. Of all nodes at most one delivers to it what its peers send: the home, until it reads that the
+    /// destination is armed; the destination gets nothing before that, since only the home writes the phase behind it, and by
+    /// then it has stopped.
+    pub fn presence(&self, node: &str) -> Presence<'_> {
+        let home = self.node == node;
+        let Some(movement) = &self.movement else {
+            return if home { Presence::Home } else { Presence::Away };
+        };
+        let other = movement.node == node;
+        match movement.phase {
+            MovementPhase::Activated if home => Presence::Arrived(&movement.node),
+            MovementPhase::Activated if other => Presence::Left(&self.node),
+            MovementPhase::Armed if home => Presence::Left(&movement.node),
+            _ if home => Presence::Home,
+            _ if other => Presence::Arriving,
+            _ => Presence::Away,
+        }
+    }
+
+    /// Its port on `node`, where it has one or should have: the container's side, and the slot of its counters once one is chosen.
+    pub fn seat(&self, node: &str) -> Option<(&Attachment, Option<u32>)> {
+        match self.presence(node) {
+            Presence::Home | Presence::Arrived(_) => Some((self.attachment.as_ref()?, self.slot)),
+            Presence::Arriving => {
+                let movement = self.movement.as_ref()?;
+                Some((movement.attachment.as_ref()?, Some(movement.slot?)))
+            }
+            Presence::Left(_) | Presence::Away => None,
+        }
+    }
+
+    /// The nodes that may send what it sends: its home, and the other node of a move.
+    pub fn senders(&self) -> impl Iterator<Item = &str> {
+        [Some(self.node.as_str()), self.movement.as_ref().map(|m| m.node.as_str())].into_iter().flatten()
     }
 }
 
@@ -101,13 +155,22 @@ pub fn check_fields(object: &object::Endpoint) -> Result<(), ModelError> {
         refuse!("generation 0 is not valid: the first one is 1");
     }
     check_ports(&spec.ports)?;
+    if let Some(movement) = &spec.movement {
+        check_name("node name", &movement.node)?;
+        if spec.node.as_ref() == Some(&movement.node) {
+            refuse!("it is on node {} already and can't be moved there", movement.node);
+        }
+        if let Some(attachment) = &movement.attachment {
+            check_attachment(attachment)?;
+        }
+    }
     match &spec.attachment {
         Some(attachment) => check_attachment(attachment),
         None => Ok(()),
     }
 }
 
-fn check_attachment(attachment: &Attachment) -> Result<(), ModelError> {
+pub(crate) fn check_attachment(attachment: &Attachment) -> Result<(), ModelError> {
     check_ifname(&attachment.ifname)?;
     let unknown_yet = attachment.engine.is_some() && attachment.netns.is_empty();
     if unknown_yet {

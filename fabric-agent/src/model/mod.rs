@@ -19,7 +19,7 @@ mod selector;
 
 pub use cluster::{Cluster, ProblemKey};
 pub use dscp::Dscp;
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, Presence};
 pub use error::ModelError;
 pub use network::{Network, Subnet};
 pub use node::Node;

@@ -3,12 +3,12 @@
 use fabric_common::{
     addr::Addr,
     endpoint::{EndpointKey, EndpointValue},
-    fdb::{FdbKey, FdbValue},
+    fdb::{self, FdbKey, FdbValue},
     port::PortValue,
 };
 
 use super::{Context, desired::Desired};
-use crate::model::{Endpoint, Network, ids};
+use crate::model::{Endpoint, Network, Presence, ids};
 
 pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
     let cluster = context.cluster;
@@ -32,6 +32,9 @@ pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
             };
             desired.tables.ports.insert(place.ifindex, value);
         }
+        if place.flags & fdb::FLAG_ARRIVING != 0 {
+            context.arriving.insert(place.ifindex);
+        }
         rows(context, endpoint, network, &place, desired);
     }
 }
@@ -41,15 +44,47 @@ struct Place {
     ifindex: u32,
     node: u32,
     slot: u32,
+    /// Of the FDB's row.
+    flags: u32,
+    /// The node in the FDB's row.
+    via: u32,
 }
 
-/// Rows exist for a local endpoint once its port does.
-fn place(context: &Context<'_>, endpoint: &Endpoint) -> Option<Place> {
-    if endpoint.node != context.facts.node {
-        return Some(Place { ifindex: 0, node: context.ids[&endpoint.node], slot: 0 });
+impl Place {
+    /// On another node.
+    fn remote(node: u32, flags: u32) -> Self {
+        Self { ifindex: 0, node, slot: 0, flags, via: node }
     }
-    let ifindex = *context.facts.ports.get(&endpoint.name)?;
-    Some(Place { ifindex, node: context.local, slot: endpoint.slot? })
+}
+
+/// Rows exist for a local endpoint once its port does. A node that is not known is a problem of its own, unless it is only the
+/// other node of a move.
+fn place(context: &Context<'_>, endpoint: &Endpoint) -> Option<Place> {
+    let node = &context.facts.node;
+    let number = |name: &str| context.ids.get(name).copied();
+    let port = || {
+        let (_, slot) = endpoint.seat(node)?;
+        Some((*context.facts.ports.get(&endpoint.name)?, slot?))
+    };
+    let local = context.local;
+    match endpoint.presence(node) {
+        Presence::Home => {
+            let (ifindex, slot) = port()?;
+            Some(Place { ifindex, node: local, slot, flags: 0, via: local })
+        }
+        Presence::Arrived(from) => {
+            let (ifindex, slot) = port()?;
+            let (flags, via) = number(from).map_or((0, local), |from| (fdb::FLAG_ARRIVED, from));
+            Some(Place { ifindex, node: local, slot, flags, via })
+        }
+        Presence::Arriving => {
+            let home = number(&endpoint.node)?;
+            let Some((ifindex, slot)) = port() else { return Some(Place::remote(home, 0)) };
+            Some(Place { ifindex, node: home, slot, flags: fdb::FLAG_ARRIVING, via: home })
+        }
+        Presence::Left(to) => Some(Place::remote(number(to)?, fdb::FLAG_LEFT)),
+        Presence::Away => Some(Place::remote(number(&endpoint.node)?, 0)),
+    }
 }
 
 /// Conflicts that only this node can see: with its own address and MAC, and with what it can't reach.
@@ -59,7 +94,8 @@ fn check(
     desired: &Desired,
     network: &Network,
 ) -> Result<(), String> {
-    if endpoint.node == context.facts.node {
+    let presence = endpoint.presence(&context.facts.node);
+    if matches!(presence, Presence::Home | Presence::Arrived(_)) {
         if endpoint.attachment.is_none() {
             return Err(
                 "it lives on this node but has no attachment: attach it with `fabric endpoint attach`"
@@ -69,8 +105,11 @@ fn check(
         if endpoint.slot.is_none() {
             return Err("it has no counter slot: detach it and attach it again".to_owned());
         }
-    } else if !context.cluster.nodes.contains_key(&endpoint.node) {
-        return Err(format!("node {} is not declared: apply a Node object for it", endpoint.node));
+    } else {
+        let node = if let Presence::Left(to) = presence { to } else { &endpoint.node };
+        if !context.cluster.nodes.contains_key(node) {
+            return Err(format!("node {node} is not declared: apply a Node object for it"));
+        }
     }
     let vni = network.vni.get();
     let key = |addr| EndpointKey { vni, addr };
@@ -87,17 +126,26 @@ fn check(
     Ok(())
 }
 
-fn rows(context: &Context<'_>, endpoint: &Endpoint, network: &Network, place: &Place, desired: &mut Desired) {
+fn rows(
+    context: &mut Context<'_>,
+    endpoint: &Endpoint,
+    network: &Network,
+    place: &Place,
+    desired: &mut Desired,
+) {
     let identity = context.policies.identity(&endpoint.name);
     let policy = context.policies.policy(&endpoint.name);
     let vni = network.vni.get();
-    let Place { ifindex, node, slot } = *place;
+    let Place { ifindex, node, slot, flags, via } = *place;
     let generation = endpoint.generation;
+    let second = endpoint.senders().filter_map(|name| context.ids.get(name)).find(|id| **id != node).copied();
     let value = EndpointValue { mac: endpoint.mac, flags: 0, ifindex, node, identity, slot, generation };
     for addr in addresses(endpoint, network) {
-        desired.tables.endpoints.insert(EndpointKey { vni, addr }, value);
+        let key = EndpointKey { vni, addr };
+        desired.tables.endpoints.insert(key, value);
+        context.seconds.extend(second.map(|second| (key, second)));
     }
-    let value = FdbValue { ifindex, node, slot, flags: 0, generation, identity, policy };
+    let value = FdbValue { ifindex, node: via, slot, flags, generation, identity, policy };
     desired.tables.fdb.insert(FdbKey::new(vni, endpoint.mac), value);
 }
 

@@ -18,7 +18,9 @@ pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
         if !replicates {
             continue;
         }
-        let ports = desired.tables.ports.iter().filter(|(_, port)| port.vni == vni);
+        // Who is being moved here gets its copies where it still lives.
+        let here = |ifindex: &u32| !context.arriving.contains(ifindex);
+        let ports = desired.tables.ports.iter().filter(|(ifindex, port)| port.vni == vni && here(ifindex));
         let ports: Vec<_> = ports
             .map(|(ifindex, port)| FloodValue {
                 ifindex: *ifindex,

@@ -40,7 +40,7 @@ pub(super) fn compile(context: &mut Context<'_>, settings: &PlanSettings, desire
         attach(*ifindex, program::FROM_CONTAINER);
     }
     let cluster = context.cluster;
-    for endpoint in cluster.endpoints.values().filter(|e| e.node == facts.node) {
+    for endpoint in cluster.endpoints.values() {
         let network = &cluster.networks[&endpoint.network];
         let refused = context.problems.contains_key(&("Endpoint", endpoint.name.clone()));
         if let Some(link) = port_link(context, endpoint, network).filter(|_| !refused) {
@@ -50,7 +50,7 @@ pub(super) fn compile(context: &mut Context<'_>, settings: &PlanSettings, desire
 }
 
 fn port_link(context: &Context<'_>, endpoint: &Endpoint, network: &Network) -> Option<PortLink> {
-    let attachment = endpoint.attachment.as_ref()?;
+    let (attachment, _) = endpoint.seat(&context.facts.node)?;
     let mut addresses = Vec::new();
     let mut gateways: Vec<IpAddr> = Vec::new();
     for address in &endpoint.addresses {

@@ -4,9 +4,9 @@
 //! Every network of the store is served by this node. A node has an address of its own in each, declared by a Node
 //! object of its name or derived (see [`crate::model::ipam::node_address`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use fabric_common::policy::IDENTITY_ANYONE;
+use fabric_common::{endpoint::EndpointKey, policy::IDENTITY_ANYONE};
 
 use crate::{
     model::{Cluster, ProblemKey, ids},
@@ -77,6 +77,10 @@ struct Context<'a> {
     policies: Compiled,
     /// Identities of nodes by their numbers.
     nodes: BTreeMap<u32, u32>,
+    /// Ports of endpoints that are being moved here.
+    arriving: BTreeSet<u32>,
+    /// The second node that may send with an address, during a move.
+    seconds: BTreeMap<EndpointKey, u32>,
     problems: BTreeMap<ProblemKey, String>,
 }
 
@@ -88,7 +92,9 @@ impl<'a> Context<'a> {
         let mtus = cluster.networks.values().map(|n| (n.name.clone(), network_mtu(n, limit))).collect();
         let policies = policy::compile(cluster, &facts.node, &facts.numbers);
         let nodes = ids.iter().map(|(name, id)| (*id, policies.node(name))).collect();
-        Self { cluster, facts, ids, local, limit, mtus, policies, nodes, problems: cluster.problems.clone() }
+        let (arriving, seconds) = (BTreeSet::new(), BTreeMap::new());
+        let problems = cluster.problems.clone();
+        Self { cluster, facts, ids, local, limit, mtus, policies, nodes, arriving, seconds, problems }
     }
 
     /// The identity of a node's own addresses, by its number.

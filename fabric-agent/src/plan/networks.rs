@@ -65,7 +65,7 @@ pub fn network_id(name: &str) -> u32 {
 pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
     let cluster = context.cluster;
     let homes: BTreeSet<(&str, &str)> =
-        cluster.endpoints.values().map(|e| (e.network.as_str(), e.node.as_str())).collect();
+        cluster.endpoints.values().flat_map(|e| e.senders().map(|node| (e.network.as_str(), node))).collect();
     for network in cluster.networks.values() {
         report_mtu(context, network);
         let addresses = cluster.node_addresses(network, &context.facts.node, true);

@@ -1,6 +1,9 @@
 //! `sources` and `source_prefixes`: which node may send a tunnel packet with a given inner source. Local addresses have
 //! records too: a tunnel packet with one of them is recognised as a loop because the record names this node.
 //!
+//! An endpoint that moves has two nodes in its records, from the request on until its former home is released: whichever of them
+//! a packet comes from, nobody has to know of the move in time.
+//!
 //! Routing happens on the sender's host and a routed packet carries the destination network's VNI, so the sources of a
 //! network are records of those that it is opened to as well. Who is behind a foreign VTEP may use the gateway of any node of
 //! ours, which then sends in its stead: the records say so, and in the other networks those by prefix name no VTEP.
@@ -32,9 +35,10 @@ pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
         }
         let relayed = foreign.contains(&value.node) && !is_link_local(&key.addr);
         let flags = if relayed { FLAG_RELAYED } else { 0 };
+        let second = context.seconds.get(key).copied().unwrap_or(0);
         let record = SourceValue {
             identity: value.identity,
-            ..record([value.node, 0, 0, 0], flags, value.generation)
+            ..record([value.node, second, 0, 0], flags, value.generation)
         };
         desired.tables.sources.insert(*key, record);
         if is_link_local(&key.addr) {

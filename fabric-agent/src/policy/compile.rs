@@ -69,7 +69,7 @@ pub fn compile(cluster: &Cluster, local: &str, taken: &BTreeMap<NumberKey, Numbe
     for endpoint in cluster.endpoints.values() {
         let content = Identity::of_endpoint(cluster, endpoint);
         let identity = number(&mut numbers, &mut identities, &content);
-        let policy = if endpoint.node == local {
+        let policy = if endpoint.seat(local).is_some() {
             *of_subject.entry(content).or_insert_with_key(|subject| {
                 let policy = Policy::new(cluster, subject, local);
                 if policy.is_empty() {

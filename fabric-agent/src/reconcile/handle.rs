@@ -20,7 +20,7 @@ use super::{
     report::Report,
 };
 use crate::{
-    dataplane::Counters,
+    dataplane::{Counters, Flows},
     plan::desired::{NodeFacts, PeerFacts},
     policy::RuleNames,
     service::Kernel,
@@ -49,6 +49,7 @@ pub(super) struct Shared {
     done: watch::Sender<Done>,
     trigger: mpsc::Sender<()>,
     counters: Option<Counters>,
+    flows: Option<Flows>,
     ready: AtomicBool,
     peers: RwLock<BTreeMap<IpAddr, PeerFacts>>,
 }
@@ -56,7 +57,7 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(
         trigger: mpsc::Sender<()>,
-        counters: Option<Counters>,
+        (counters, flows): (Option<Counters>, Option<Flows>),
         settings: &Settings,
         facts: NodeFacts,
     ) -> Self {
@@ -76,6 +77,7 @@ impl Shared {
             done: watch::Sender::new(Done::default()),
             trigger,
             counters,
+            flows,
             ready: AtomicBool::new(false),
             peers: RwLock::default(),
         }
@@ -220,6 +222,27 @@ impl Kernel for Handle {
     fn reset_counters(&self, slot: u32) {
         if let Some(Err(error)) = self.shared.counters.as_ref().map(|counters| counters.reset_port(slot)) {
             tracing::warn!("{error}");
+        }
+    }
+
+    fn flows(&self, addresses: &[IpAddr]) -> String {
+        let flows = self.shared.flows.as_ref().map(|flows| flows.of(addresses));
+        flows
+            .transpose()
+            .unwrap_or_else(|error| {
+                tracing::warn!("an endpoint moves without its connections: {error}");
+                None
+            })
+            .unwrap_or_default()
+    }
+
+    fn take_flows(&self, vni: u32, addresses: &[IpAddr], text: &str) {
+        match self.shared.flows.as_ref().map(|flows| flows.take(vni, addresses, text)) {
+            Some(Err(error)) => {
+                tracing::warn!("not all connections of an endpoint that moves are known: {error}")
+            }
+            Some(Ok(count)) => tracing::debug!(count, "connections taken"),
+            None => {}
         }
     }
 

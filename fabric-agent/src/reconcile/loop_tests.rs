@@ -40,7 +40,8 @@ impl Bench {
             resync,
             bpffs: "/nowhere".to_owned(),
         };
-        let made = Reconciler::new(fake.clone(), fake.clone(), Arc::clone(&store), None, settings).await;
+        let made =
+            Reconciler::new(fake.clone(), fake.clone(), Arc::clone(&store), (None, None), settings).await;
         let (reconciler, handle) = made.expect("an uplink");
         let (note, changed) = mpsc::channel(1);
         let (stop, stopped) = watch::channel(false);

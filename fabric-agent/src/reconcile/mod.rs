@@ -44,7 +44,11 @@ use self::{
     pass::{Engine, Mode},
 };
 use crate::{
-    dataplane::Counters, kernel::KernelError, model::Cluster, plan::desired::PlanSettings, store::Store,
+    dataplane::{Counters, Flows},
+    kernel::KernelError,
+    model::Cluster,
+    plan::desired::PlanSettings,
+    store::Store,
 };
 
 /// What the reconciler needs to know.
@@ -81,14 +85,14 @@ impl<L: Links, D: Datapath> Reconciler<L, D> {
         mut links: L,
         datapath: D,
         store: Arc<dyn Store>,
-        counters: Option<Counters>,
+        readers: (Option<Counters>, Option<Flows>),
         settings: Settings,
     ) -> Result<(Self, Handle), KernelError> {
         let uplinks = links.observe().await?.uplinks?;
         let mut engine = Engine::new(links, datapath, &settings.node, settings.plan.clone());
         engine.facts.uplinks = uplinks;
         let (trigger, triggered) = mpsc::channel(1);
-        let shared = Arc::new(Shared::new(trigger, counters, &settings, engine.facts.clone()));
+        let shared = Arc::new(Shared::new(trigger, readers, &settings, engine.facts.clone()));
         let handle = Handle::new(Arc::clone(&shared));
         let pace = Pace::new(settings.resync, Instant::now());
         Ok((Self { engine, store, shared, pace, triggered, cluster: None, said: BTreeSet::new() }, handle))

@@ -10,7 +10,7 @@ use super::{
     rows::{Pending, RowDeltas},
 };
 use crate::{
-    model::{Cluster, Endpoint},
+    model::{Cluster, Endpoint, Presence},
     plan::{
         self,
         desired::{Desired, NodeFacts},
@@ -60,7 +60,11 @@ pub(super) fn make(
         report.insert(("Node", node.name.clone()), state(if pending { why_rows() } else { None }, true));
     }
     for endpoint in cluster.endpoints.values() {
-        let entry = if endpoint.node == facts.node {
+        let here = matches!(
+            endpoint.presence(&facts.node),
+            Presence::Home | Presence::Arrived(_) | Presence::Arriving
+        );
+        let entry = if here {
             local(cluster, endpoint, facts, (rows, &unwritten), &finished.endpoints, errors)
         } else {
             let pending = rows_pending(cluster, &endpoint.name, None, rows, &unwritten);

@@ -14,10 +14,12 @@ use crate::{
 
 mod blocks;
 mod endpoint;
+mod movement;
 mod network;
 mod node;
 
 pub(super) use endpoint::Announced;
+pub(super) use movement::flows_note;
 pub(super) use node::is_registered;
 
 /// Kind and name.
@@ -111,6 +113,7 @@ impl Draft {
             owner.check(existing)?;
         }
         refuse_agent_fields(&object, owner).map_err(|e| self.about(&key, e))?;
+        keep_movement(&mut object, existing.as_ref()).map_err(|e| self.about(&key, e))?;
         owner.as_str().clone_into(&mut object.metadata_mut().owner);
         object.metadata_mut().revision = existing.as_ref().map_or(0, |o| o.metadata().revision);
         let done = match (&mut object, &existing) {
@@ -252,12 +255,17 @@ impl Draft {
         let known =
             |cluster: &Cluster, node: &str| node == self.settings.node || cluster.nodes.contains_key(node);
         let mut endpoints = after.endpoints.values();
+        let all_known = |cluster: &Cluster, e: &model::Endpoint| e.senders().all(|node| known(cluster, node));
         let lost = endpoints.find(|e| {
-            !known(after, &e.node)
-                && self.before.endpoints.get(&e.name).is_none_or(|old| known(&self.before, &old.node))
+            !all_known(after, e)
+                && self.before.endpoints.get(&e.name).is_none_or(|old| all_known(&self.before, old))
         });
         match lost {
             None => Ok(()),
+            Some(e) if known(after, &e.node) => Err(ServiceError::refused(format!(
+                "endpoint {} is being moved from or to a node that would be gone: wait, or abort the move",
+                e.name
+            ))),
             Some(e) if self.touched.contains(&("Endpoint".to_owned(), e.name.clone())) => {
                 Err(ServiceError::invalid(format!(
                     "endpoint {}: node {} is not declared: apply a Node object for it first",
@@ -360,6 +368,20 @@ fn refuse_agent_fields(object: &Object, owner: &Owner) -> Result<(), ServiceErro
     if !given.is_empty() && given != owner.as_str() {
         return Err(ServiceError::invalid(format!("owner {given:?} can't be set from here: take it out")));
     }
+    Ok(())
+}
+
+/// A move goes on whatever else is declared of its endpoint.
+fn keep_movement(object: &mut Object, existing: Option<&Object>) -> Result<(), ServiceError> {
+    let Object::Endpoint(new) = object else { return Ok(()) };
+    let kept =
+        existing.and_then(|o| if let Object::Endpoint(old) = o { old.spec.movement.clone() } else { None });
+    if new.spec.movement.is_some() && new.spec.movement != kept {
+        return Err(ServiceError::invalid(
+            "movement is set by the agents: take it out, and use `fabric endpoint move`",
+        ));
+    }
+    new.spec.movement = kept;
     Ok(())
 }
 

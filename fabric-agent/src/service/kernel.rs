@@ -1,5 +1,7 @@
 //! What the service needs of the reconciler, behind a trait so that it can be tested without a kernel.
 
+use std::net::IpAddr;
+
 use fabric_api::status::{EndpointCounters, State, Status};
 use futures::future::BoxFuture;
 
@@ -22,6 +24,16 @@ pub trait Kernel: Send + Sync {
 
     /// Sets the counters of a slot to zero.
     fn reset_counters(&self, slot: u32);
+
+    /// The connections that one of `addresses` takes part in on this node, as text for [`Kernel::take_flows`] of another.
+    /// Empty where nothing tracks connections.
+    fn flows(&self, _addresses: &[IpAddr]) -> String {
+        String::new()
+    }
+
+    /// Makes connections known that [`Kernel::flows`] of another node told of, for an endpoint in network `vni`. Best effort: what
+    /// is not understood or finds no room begins anew.
+    fn take_flows(&self, _vni: u32, _addresses: &[IpAddr], _flows: &str) {}
 
     /// The node's status, everything but what the service adds: `node`, `store` and the problems of objects.
     fn node_status(&self) -> Status;

@@ -16,6 +16,7 @@ mod draft;
 mod engine;
 pub mod error;
 pub mod kernel;
+mod movement;
 mod netns;
 mod owner;
 mod policy;

@@ -18,6 +18,8 @@ struct Fake {
     hangs: AtomicBool,
     resets: Mutex<Vec<u32>>,
     uplinks: Mutex<Vec<UplinkFacts>>,
+    flows: Mutex<String>,
+    taken: Mutex<Vec<String>>,
 }
 
 impl Kernel for Fake {
@@ -44,6 +46,14 @@ impl Kernel for Fake {
 
     fn reset_counters(&self, slot: u32) {
         self.resets.lock().unwrap().push(slot);
+    }
+
+    fn flows(&self, addresses: &[std::net::IpAddr]) -> String {
+        format!("{} of {}", self.flows.lock().unwrap(), addresses[0])
+    }
+
+    fn take_flows(&self, vni: u32, _addresses: &[std::net::IpAddr], flows: &str) {
+        self.taken.lock().unwrap().push(format!("{flows} in {vni}"));
     }
 
     fn node_status(&self) -> Status {
@@ -406,6 +416,8 @@ async fn of_two_requests_that_exclude_each_other_one_is_refused() {
 }
 
 mod cluster;
+mod movement;
+mod movement_orders;
 mod openings;
 mod policies;
 mod underlay;

@@ -103,7 +103,7 @@ impl Service {
     }
 
     /// Waits for the kernel; what is wrong if the endpoint is not ready then.
-    async fn outcome(&self, name: &str, revision: u64) -> Result<(), String> {
+    pub(super) async fn outcome(&self, name: &str, revision: u64) -> Result<(), String> {
         let kernel = &self.inner.kernel;
         let late = tokio::time::timeout(self.inner.timeout, kernel.programmed(revision)).await.is_err();
         match kernel.state("Endpoint", name) {

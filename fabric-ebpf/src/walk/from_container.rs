@@ -10,6 +10,7 @@ use aya_ebpf::{
 use fabric_common::{
     addr::{Addr, Mac},
     fdb::{FLAG_HOST, FLAG_ROUTER, FdbValue},
+    policy::NO_POLICY,
     port::PortValue,
     reason::{Action, DropReason},
     settings::Settings,
@@ -95,14 +96,14 @@ fn routed(ctx: &TcContext, trace: &Trace, next: i64) -> Outcome {
 /// receiver's identity.
 #[inline(always)]
 fn judge(ctx: &TcContext, trace: &Trace, vni: u32, entry: &FdbValue, dst: u32) -> Result<(), DropReason> {
-    let local = entry.ifindex != 0;
+    let local = entry.is_local();
     let sides = Sides {
         vni: if local && vni < trace.vni { vni } else { trace.vni },
         offset: 0,
         src_identity: trace.identity,
         src_policy: trace.policy,
         dst_identity: dst,
-        dst_policy: entry.policy,
+        dst_policy: if local { entry.policy } else { NO_POLICY },
     };
     conntrack::judge(ctx, trace, sides)
 }
@@ -231,7 +232,7 @@ fn forward(
     entry: &FdbValue,
     ip: &Ip,
 ) -> Outcome {
-    if entry.ifindex == 0 {
+    if !entry.is_local() {
         let node = node::get(entry.node)?;
         trace.mark(Stage::Node);
         let verdict = encap::send(ctx, settings, node, vni, ip)?;

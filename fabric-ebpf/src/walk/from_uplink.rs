@@ -1,7 +1,7 @@
 //! TC ingress of an uplink: tunnel packets for our containers; everything else goes on to the stack.
 //!
 //! outer headers → sender known → network known → inner frame right → source record → receiver → its policy → decapsulation →
-//! delivery into the receiver's namespace.
+//! delivery into the receiver's namespace; or, for a receiver that has moved to another node, on to that.
 
 use aya_ebpf::{helpers::bpf_redirect_peer, programs::TcContext};
 use fabric_common::{
@@ -14,7 +14,7 @@ use crate::{
     inner::{IPV4, IPV6},
     outcome::{Outcome, Trace, Verdict, pack, unpack},
     packet::{self, Frame, skb},
-    port, settings,
+    port, relay, settings,
     tunnel::{self, Arrival, INNER_V4, INNER_V6, Outer, Tunnel},
 };
 
@@ -97,9 +97,13 @@ fn step(
 #[inline(always)]
 fn arrive(ctx: &TcContext, trace: &mut Trace, tunnel: &Tunnel, inner: usize, over_v6: bool) -> Result<Step, DropReason> {
     packet::linear(ctx, (inner + INNER_LINEAR) as u32);
-    // What a foreign VTEP asks is answered at the `vxlan` device alone.
-    let Arrival::Receiver(receiver) = tunnel::admit(ctx, trace, tunnel, inner)? else {
-        return Ok(Step::Done(Verdict::pass(Action::Foreign)));
+    let receiver = match tunnel::admit(ctx, trace, tunnel, inner)? {
+        Arrival::Receiver(receiver) => receiver,
+        Arrival::Moved(node) => return Ok(Step::Done(relay::send(ctx, node, inner, over_v6)?)),
+        // What a foreign VTEP asks is answered at the `vxlan` device alone.
+        Arrival::Arp(_) | Arrival::Nd(_) | Arrival::Router(_) => {
+            return Ok(Step::Done(Verdict::pass(Action::Foreign)));
+        }
     };
     if (receiver.ether_type == IPV6) != over_v6 && !settings::cross_family() {
         return Ok(Step::Done(Verdict::pass(Action::CrossFamily)));

@@ -15,7 +15,7 @@ use crate::{
     foreign, group, host,
     outcome::{Outcome, Trace, Verdict, pack, unpack},
     packet::{self, skb},
-    port, settings,
+    port, relay, settings,
     tunnel::{self, Arrival, Tunnel},
 };
 
@@ -35,6 +35,7 @@ pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
         ARP_NEXT => foreign::arp(ctx, trace.vni, packed as u32),
         ND_NEXT => foreign::nd(ctx, trace.vni, packed as u32),
         ROUTER_NEXT => foreign::route(ctx, trace, packed as u32),
+        MOVED_NEXT => relay::via_device(ctx, trace.vni, packed as u32),
         _ => unpack(packed),
     }
 }
@@ -45,6 +46,8 @@ const ND_NEXT: i64 = 2 << 48;
 const ROUTER_NEXT: i64 = 3 << 48;
 /// Every port that wants a copy gets one.
 const COPIES_NEXT: i64 = 4 << 48;
+/// With the number of the node where the receiver is now in [`NODE`]'s bits.
+const MOVED_NEXT: i64 = 5 << 48;
 const NODE: i64 = 0xffff_ffff;
 
 /// Out of line, as in `from_container`: the stages have given their stack back when an answer is put together.
@@ -59,6 +62,7 @@ fn stages_packed(ctx: &TcContext, trace: &mut Trace) -> i64 {
         Ok(Arrival::Arp(node)) => ARP_NEXT | i64::from(node),
         Ok(Arrival::Nd(node)) => ND_NEXT | i64::from(node),
         Ok(Arrival::Router(node)) => ROUTER_NEXT | i64::from(node),
+        Ok(Arrival::Moved(node)) => MOVED_NEXT | i64::from(node),
         Err(reason) => pack(Err(reason)),
     }
 }

@@ -36,9 +36,12 @@ pub enum Class {
 /// The class of every action.
 pub fn class(action: Action) -> Class {
     match action {
-        Action::Local | Action::Remote | Action::Answered | Action::ViaDevice | Action::Fragment => {
-            Class::Sent
-        }
+        Action::Local
+        | Action::Remote
+        | Action::Answered
+        | Action::ViaDevice
+        | Action::Fragment
+        | Action::Relayed => Class::Sent,
         Action::Absorbed | Action::Replicated => Class::Absorbed,
         Action::NotOurs
         | Action::OuterFragment
@@ -49,6 +52,7 @@ pub fn class(action: Action) -> Class {
         | Action::Checked
         | Action::UdpGso
         | Action::HostGso
+        | Action::RelayStack
         | Action::Foreign => Class::Stack,
         Action::ReservedBits
         | Action::IcmpError

@@ -93,6 +93,7 @@ impl World {
             generation: 1,
             attachment: None,
             slot: None,
+            movement: None,
         };
         let endpoints = self.endpoints.iter().chain([&router]);
         Cluster {
@@ -308,6 +309,7 @@ fn endpoint(random: &mut Random, at: usize) -> Endpoint {
             ..parse(json!({"netns": "/run/netns/x", "ifname": "eth0"}))
         }),
         slot: Some(low.into()),
+        movement: None,
     }
 }
 

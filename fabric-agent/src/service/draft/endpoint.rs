@@ -121,7 +121,7 @@ impl Draft {
     }
 
     /// Whether an endpoint is on this node.
-    fn lives_here(&self, endpoint: &Endpoint) -> bool {
+    pub(super) fn lives_here(&self, endpoint: &Endpoint) -> bool {
         endpoint.spec.node.as_deref().is_none_or(|node| node == self.settings.node)
     }
 
@@ -158,6 +158,15 @@ impl Draft {
                 self.settings.node
             )));
         };
+        self.resolve_attachment(name, attachment)
+    }
+
+    /// Looks at the namespace of an attachment on this node, whose interface must be nobody else's.
+    pub(super) fn resolve_attachment(
+        &self,
+        name: &str,
+        attachment: &mut fabric_api::object::Attachment,
+    ) -> Result<(), ServiceError> {
         // What an engine moves has no namespace yet.
         attachment.netns_inode = match attachment.engine {
             Some(_) => 0,
@@ -165,9 +174,7 @@ impl Draft {
         };
         for object in self.objects.values() {
             let Object::Endpoint(other) = object else { continue };
-            let Some(theirs) = other.spec.attachment.as_ref().filter(|_| self.lives_here(other)) else {
-                continue;
-            };
+            let Some((theirs, _)) = self.seat(other) else { continue };
             let same = theirs.netns_inode == attachment.netns_inode
                 && theirs.engine.is_some() == attachment.engine.is_some()
                 && theirs.ifname == attachment.ifname;
@@ -181,6 +188,16 @@ impl Draft {
         Ok(())
     }
 
+    /// An endpoint's port on this node, as far as it has one: that of its home, or that which a move prepares.
+    fn seat<'a>(&self, endpoint: &'a Endpoint) -> Option<(&'a fabric_api::object::Attachment, Option<u32>)> {
+        if self.lives_here(endpoint) {
+            let slot = endpoint.status.as_ref().and_then(|status| status.slot);
+            return Some((endpoint.spec.attachment.as_ref()?, slot));
+        }
+        let movement = endpoint.spec.movement.as_ref().filter(|m| m.node == self.settings.node)?;
+        Some((movement.attachment.as_ref()?, movement.slot))
+    }
+
     /// Dense: the lowest free one.
     fn complete_slot(&mut self, new: &mut Endpoint, old: Option<&Endpoint>) -> Result<(), ServiceError> {
         let kept = old.and_then(|o| o.status.clone());
@@ -188,11 +205,14 @@ impl Draft {
             new.status = kept;
             return Ok(());
         }
-        // Other nodes number their own.
-        let slot_of = |o: &Object| {
-            let Object::Endpoint(e) = o else { return None };
-            e.status.as_ref().filter(|_| self.lives_here(e)).and_then(|s| s.slot)
-        };
+        let slot = self.free_slot()?;
+        new.status = Some(EndpointStatus { slot: Some(slot), ..EndpointStatus::default() });
+        Ok(())
+    }
+
+    /// A slot of this node that no endpoint has. Other nodes number their own.
+    pub(super) fn free_slot(&mut self) -> Result<u32, ServiceError> {
+        let slot_of = |o: &Object| if let Object::Endpoint(e) = o { self.seat(e)?.1 } else { None };
         let used: BTreeSet<u32> = self.objects.values().filter_map(slot_of).collect();
         let Some(slot) = (0..self.settings.slots).find(|slot| !used.contains(slot)) else {
             return Err(ServiceError::refused(format!(
@@ -200,9 +220,8 @@ impl Draft {
                 used.len()
             )));
         };
-        new.status = Some(EndpointStatus { slot: Some(slot), ..EndpointStatus::default() });
         self.slots.push(slot);
-        Ok(())
+        Ok(slot)
     }
 
     /// Of each subnet the chosen address, the one it had, or a free one; in the order of the subnets.

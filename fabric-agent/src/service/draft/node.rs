@@ -16,7 +16,9 @@ fn parts<'a>(objects: impl Iterator<Item = &'a Object> + Clone, node: &str) -> B
         if let Object::Network(network) = object {
             network.spec.host_access.then_some(network.metadata.name.as_str())
         } else if let Object::Endpoint(endpoint) = object {
-            (endpoint.spec.node.as_deref() == Some(node)).then_some(endpoint.spec.network.as_str())
+            let moves = endpoint.spec.movement.as_ref().is_some_and(|movement| movement.node == node);
+            let here = moves || endpoint.spec.node.as_deref() == Some(node);
+            here.then_some(endpoint.spec.network.as_str())
         } else {
             None
         }

@@ -4,7 +4,12 @@ use super::*;
 use crate::store::Store;
 
 /// The service of a node with a VTEP address of its own.
-fn member(store: &Arc<dyn Store>, node: &str, vtep: &str) -> Service {
+pub(super) fn member(store: &Arc<dyn Store>, node: &str, vtep: &str) -> Service {
+    member_with(store, node, vtep).0
+}
+
+/// The same, and its kernel.
+pub(super) fn member_with(store: &Arc<dyn Store>, node: &str, vtep: &str) -> (Service, Arc<Fake>) {
     let uplink = UplinkFacts {
         name: "u0".to_owned(),
         ifindex: 2,
@@ -14,7 +19,9 @@ fn member(store: &Arc<dyn Store>, node: &str, vtep: &str) -> Service {
     };
     let fake = Arc::new(Fake { uplinks: Mutex::new(vec![uplink]), ..Fake::default() });
     let settings = ServiceSettings { node: node.to_owned(), slots: 300, blocks: true };
-    Service::with(Arc::clone(store), fake, settings, resolve, Duration::from_millis(200))
+    let service =
+        Service::with(Arc::clone(store), fake.clone(), settings, resolve, Duration::from_millis(200));
+    (service, fake)
 }
 
 fn two() -> (Service, Service, Arc<dyn Store>, tempfile::TempDir) {

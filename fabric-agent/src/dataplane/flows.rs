@@ -1,0 +1,211 @@
+//! The connections of an endpoint that moves: read from `flows` and `new_flows` on one node, written there on another.
+//!
+//! Numbers of identities, policies and rules are each node's own, and so are clocks: what goes over is which flow it is, who began
+//! it, how far it is and how old. A row that is written here names no policy, so that the flow's next packet asks those that
+//! are in force, in the direction in which the flow began, as after any change of a policy. So a connection never gets from a move
+//! what the policies of its new home do not give it.
+
+use std::{net::IpAddr, sync::Arc};
+
+use aya::maps::MapData;
+use fabric_common::{
+    abi::{self, MapSpec},
+    addr::Addr,
+    flow::{FLAG_ANSWERED, FlowKey, FlowValue},
+    policy::{IDENTITY_ANYONE, NO_POLICY},
+};
+use serde::{Deserialize, Serialize};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::{
+    error::DataplaneError,
+    maps::{self, OpenMaps},
+};
+
+/// The most that one endpoint takes along, those first that were used last. Every agent reads them with the store.
+const MOST: usize = 2048;
+
+/// One flow, without what is a node's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Flow {
+    #[serde(rename = "l")]
+    low: IpAddr,
+    #[serde(rename = "h")]
+    high: IpAddr,
+    #[serde(rename = "lp")]
+    low_port: u16,
+    #[serde(rename = "hp")]
+    high_port: u16,
+    #[serde(rename = "p")]
+    protocol: u8,
+    #[serde(rename = "f")]
+    flags: u32,
+    /// Seconds since it began.
+    #[serde(rename = "b")]
+    began: u64,
+    /// Milliseconds since its last packet.
+    #[serde(rename = "s")]
+    seen: u64,
+}
+
+/// A reader and writer of flows. Works as long as it lives, also while a pass is running.
+#[derive(Clone)]
+pub struct Flows {
+    maps: Arc<[(&'static MapSpec, MapData); 2]>,
+}
+
+impl Flows {
+    pub(super) fn open(open: &OpenMaps) -> Result<Self, DataplaneError> {
+        let answered = open.reopen(&abi::FLOWS)?;
+        let new = open.reopen(&abi::NEW_FLOWS)?;
+        Ok(Self { maps: Arc::new([(&abi::FLOWS, answered), (&abi::NEW_FLOWS, new)]) })
+    }
+
+    /// The flows that one of `addresses` takes part in, as text for [`Self::take`].
+    ///
+    /// # Errors
+    /// The maps can't be read.
+    pub fn of(&self, addresses: &[IpAddr]) -> Result<String, DataplaneError> {
+        let addresses: Vec<Addr> = addresses.iter().map(|address| Addr::from(*address)).collect();
+        let now = boot_time();
+        let mut flows = Vec::new();
+        for (spec, data) in self.maps.iter() {
+            let entries = maps::raw(spec, data)?.entries();
+            for (key, value) in entries.map_err(DataplaneError::map(spec.name, "read it"))? {
+                let (Ok(key), Ok(value)) =
+                    (FlowKey::read_from_bytes(&key), FlowValue::read_from_bytes(&value))
+                else {
+                    continue;
+                };
+                if addresses.contains(&key.low) || addresses.contains(&key.high) {
+                    flows.push(Flow::new(&key, &value, now));
+                }
+            }
+        }
+        flows.sort_by_key(|flow| flow.seen);
+        flows.truncate(MOST);
+        Ok(serde_json::to_string(&flows).unwrap_or_default())
+    }
+
+    /// Writes flows that [`Self::of`] of another node told of, for an endpoint in network `vni` that has `addresses`. What is no
+    /// text of that kind, or is about others, is left out; flows that are known here stay as they are. Returns how many were
+    /// written.
+    ///
+    /// # Errors
+    /// The maps can't be written.
+    pub fn take(&self, vni: u32, addresses: &[IpAddr], text: &str) -> Result<usize, DataplaneError> {
+        let flows: Vec<Flow> = serde_json::from_str(text).unwrap_or_default();
+        let now = boot_time();
+        let mut count = 0;
+        for flow in flows.iter().take(MOST) {
+            if !addresses.contains(&flow.low) && !addresses.contains(&flow.high) {
+                continue;
+            }
+            let (key, value) = flow.row(vni, now);
+            let mut known = false;
+            for (spec, data) in self.maps.iter() {
+                let found = maps::raw(spec, data)?.lookup(key.as_bytes());
+                known |= found.map_err(DataplaneError::map(spec.name, "read it"))?.is_some();
+            }
+            if known {
+                continue;
+            }
+            let (spec, data) = &self.maps[usize::from(value.flags & FLAG_ANSWERED == 0)];
+            let written = maps::raw(spec, data)?.update(key.as_bytes(), value.as_bytes());
+            written.map_err(DataplaneError::map(spec.name, "write it"))?;
+            count += 1;
+        }
+        Ok(count)
+    }
+}
+
+impl Flow {
+    /// `now`: nanoseconds since boot.
+    fn new(key: &FlowKey, value: &FlowValue, now: u64) -> Self {
+        Self {
+            low: key.low.to_ip(),
+            high: key.high.to_ip(),
+            low_port: u16::from_be_bytes(key.low_port),
+            high_port: u16::from_be_bytes(key.high_port),
+            protocol: key.protocol,
+            flags: value.flags,
+            began: (now / 1_000_000_000).saturating_sub(value.began.into()),
+            seen: now.saturating_sub(value.seen) / 1_000_000,
+        }
+    }
+
+    fn row(&self, vni: u32, now: u64) -> (FlowKey, FlowValue) {
+        let key = FlowKey {
+            vni,
+            low: self.low.into(),
+            high: self.high.into(),
+            low_port: self.low_port.to_be_bytes(),
+            high_port: self.high_port.to_be_bytes(),
+            protocol: self.protocol,
+            zero: [0; 3],
+        };
+        let began = (now / 1_000_000_000).saturating_sub(self.began);
+        let value = FlowValue {
+            flags: self.flags,
+            began: u32::try_from(began).unwrap_or(u32::MAX),
+            seen: now.saturating_sub(self.seen.saturating_mul(1_000_000)),
+            egress_policy: NO_POLICY,
+            egress_identity: IDENTITY_ANYONE,
+            egress_rule: 0,
+            ingress_policy: NO_POLICY,
+            ingress_identity: IDENTITY_ANYONE,
+            ingress_rule: 0,
+        };
+        (key, value)
+    }
+}
+
+/// Nanoseconds since boot, as `bpf_ktime_get_boot_ns` counts them.
+fn boot_time() -> u64 {
+    let Ok(now) = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME) else { return 0 };
+    let part = |value: i64| u64::try_from(value).unwrap_or(0);
+    part(now.tv_sec()) * 1_000_000_000 + part(now.tv_nsec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn a_flow_keeps_what_it_is_and_its_age_and_loses_what_is_a_nodes_own() {
+        let key = FlowKey {
+            vni: 7,
+            low: Addr::from("10.0.0.1".parse::<IpAddr>().unwrap()),
+            high: Addr::from("10.0.0.2".parse::<IpAddr>().unwrap()),
+            low_port: 80_u16.to_be_bytes(),
+            high_port: 40000_u16.to_be_bytes(),
+            protocol: 6,
+            zero: [0; 3],
+        };
+        let value = FlowValue {
+            flags: FLAG_ANSWERED | fabric_common::flow::FLAG_BEGAN_HIGH,
+            began: 90,
+            seen: 95 * SECOND,
+            egress_policy: 1,
+            egress_identity: 2,
+            egress_rule: 3,
+            ingress_policy: 4,
+            ingress_identity: 5,
+            ingress_rule: 6,
+        };
+        let flow = Flow::new(&key, &value, 100 * SECOND);
+        let text = serde_json::to_string(&[flow.clone()]).unwrap();
+        assert_eq!(serde_json::from_str::<Vec<Flow>>(&text).unwrap(), [flow.clone()]);
+        assert!(text.len() < 110, "{text}");
+        // Another clock, and the network that the endpoint is in there.
+        let (there, row) = flow.row(9, 1000 * SECOND);
+        assert_eq!(there, FlowKey { vni: 9, ..key });
+        assert_eq!((row.flags, row.began, row.seen), (value.flags, 990, 995 * SECOND));
+        assert_eq!((row.egress_policy, row.ingress_policy), (NO_POLICY, NO_POLICY));
+        // A host that was started a moment ago: not in the future, nor before the beginning.
+        let (_, row) = flow.row(9, 2 * SECOND);
+        assert_eq!((row.began, row.seen), (0, 0));
+    }
+}
