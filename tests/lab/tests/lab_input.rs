@@ -182,9 +182,9 @@ fn the_cli_refuses_what_is_wrong_and_changes_nothing() -> Result<()> {
         ),
         (
             "move",
-            own(vec!["endpoint", "move", "a", "--to", "x", "--netns", "y"]),
+            own(vec!["endpoint", "move", "nope", "--to", "x", "--netns", "/y"]),
             1,
-            vec!["endpoint move is not available"],
+            vec!["endpoint nope does not exist"],
         ),
         ("an unknown endpoint", own(vec!["endpoint", "detach", "nope"]), 1, vec!["nope"]),
         ("an unknown key", own(vec!["apply", "-f", "/run/key.yaml"]), 1, vec!["/run/key.yaml", "vnni"]),

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, TcpStream},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -29,7 +29,18 @@ fn unix_micros() -> u64 {
 
 /// Connects to an echoing TCP server and sends a byte every `every` until `limit`. Reports bytes sent and answered, when the last
 /// answer came (`last_us`, microseconds of Unix time), the longest time between two answers, and what ended it.
-pub(crate) fn tcp(to: SocketAddr, from: Option<IpAddr>, every: Duration, limit: Limit) -> Result<Value> {
+///
+/// Beside it `silent` connections are made, and used once at the end: `silent_alive` says how many are answered.
+pub(crate) fn tcp(
+    to: SocketAddr,
+    from: Option<IpAddr>,
+    every: Duration,
+    silent: usize,
+    limit: Limit,
+) -> Result<Value> {
+    let others = (0..silent).map(|_| connect_from(to, from, Duration::from_secs(5)));
+    let others: Vec<TcpStream> =
+        others.collect::<io::Result<_>>().with_context(|| format!("can't connect to {to}"))?;
     let mut stream =
         connect_from(to, from, Duration::from_secs(5)).with_context(|| format!("can't connect to {to}"))?;
     stream.set_nodelay(true)?;
@@ -73,8 +84,17 @@ pub(crate) fn tcp(to: SocketAddr, from: Option<IpAddr>, every: Duration, limit: 
         done.store(true, Ordering::Relaxed);
         (sent, reading.join().ok().flatten())
     });
+    let alive = others.into_iter().filter_map(|other| answered_once(other).ok()).count();
     Ok(json!({
+        "silent_alive": alive,
         "sent": sent, "answered": answered.into_inner(), "last_us": last.into_inner(),
         "longest_gap_us": gap.into_inner(), "ended": ended.map(|error| error.to_string()),
     }))
+}
+
+/// Sends a byte on a connection that was silent, and waits for its answer.
+fn answered_once(mut stream: TcpStream) -> io::Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+    stream.write_all(&[9])?;
+    stream.read_exact(&mut [0])
 }

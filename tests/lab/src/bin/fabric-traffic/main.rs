@@ -269,6 +269,9 @@ enum Command {
         /// Time between two bytes, milliseconds.
         #[arg(long, default_value_t = 5)]
         every: u64,
+        /// Number of further connections that are silent until the end, when each has to be answered.
+        #[arg(long, default_value_t = 0)]
+        idle: usize,
         #[command(flatten)]
         common: Common,
     },
@@ -334,8 +337,8 @@ fn run(command: Command) -> Result<serde_json::Value> {
         Command::GroupSend { to, ifname, size, count, gso } => group::send(to, &ifname, size, count, gso),
         Command::Serve { tcp, udp, at, common } => reach::serve(&tcp, &udp, &at, common.begin()?),
         Command::Reach { to, from, timeout } => reach::reach(&to, &from, Duration::from_millis(timeout)),
-        Command::Hold { to, from, every, common } => {
-            hold::tcp(to, from, Duration::from_millis(every), common.begin()?)
+        Command::Hold { to, from, every, idle, common } => {
+            hold::tcp(to, from, Duration::from_millis(every), idle, common.begin()?)
         }
         Command::Frame { ifname, hex, count, pause } => {
             ensure!(count <= 10_000, "--count {count} is more than 10000");
