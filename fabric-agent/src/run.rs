@@ -203,6 +203,7 @@ fn settings(config: &Config) -> Settings {
             vxlan_port: config.vxlan_port,
             events_per_second: config.events_per_second,
             dscp: config.dscp,
+            nat_ports: config.nat_ports,
         },
         resync: RESYNC,
         bpffs: config.bpffs.display().to_string(),

@@ -205,6 +205,9 @@ pub struct NetworkSpec {
     /// Networks with it must not have overlapping subnets.
     #[serde(default, skip_serializing_if = "is_false")]
     pub host_access: bool,
+    /// Its endpoints reach the world outside of the fabric through their host, with the host's address in place of their own.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub masquerade: bool,
     /// Static routes: what containers send to the gateway for these prefixes goes to one of the network's endpoints, a router or
     /// VPN gateway, which may pass on packets from there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -76,6 +76,7 @@ fn network() -> Network {
             mtu: Some(1450),
             allow_from: vec!["red".to_owned()],
             host_access: true,
+            masquerade: true,
             routes: vec![Route {
                 prefix: "10.9.0.0/16".parse().expect("a prefix"),
                 next_hop: ip("192.168.10.9"),

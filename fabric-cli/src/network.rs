@@ -55,6 +55,9 @@ pub(crate) struct CreateArgs {
     /// Let the hosts themselves into the network: they reach its containers, and are reached
     #[arg(long)]
     host_access: bool,
+    /// Let endpoints reach the world outside of the fabric through their host, with the host's address in place of their own
+    #[arg(long)]
+    masquerade: bool,
     /// A static route: packets to the gateway for PREFIX go to the endpoint that has the address NEXTHOP in the network, which
     /// may pass on packets from there. May be repeated
     #[arg(long = "route", value_name = "PREFIX=NEXTHOP", value_parser = route)]
@@ -177,6 +180,7 @@ async fn create(client: &Client, args: CreateArgs) -> anyhow::Result<()> {
             mtu: args.mtu,
             allow_from: args.allow_from,
             host_access: args.host_access,
+            masquerade: args.masquerade,
             routes: args.routes,
             multicast: args.multicast,
         },

@@ -10,6 +10,7 @@ use crate::{
     flood::{FloodKey, FloodValue},
     flow::{FlowKey, FlowValue, FragmentKey, FragmentValue},
     layout::{FNV_BASIS, Fields, Layout, fnv},
+    nat::{NatKey, NatValue},
     network::{MemberKey, MemberValue, NetworkValue},
     node::{NodeValue, VtepValue},
     policy::{NumberKey, NumberValue, PolicyKey, PolicyPorts, PolicyValue},
@@ -133,6 +134,9 @@ maps! {
     FLOWS: "flows" LruHash<FlowKey, FlowValue> Kernel, 131072, true, "Connection tracking: flows of endpoints with a policy that have seen an answer.";
     NEW_FLOWS: "new_flows" LruHash<FlowKey, FlowValue> Kernel, 32768, true, "Connection tracking: flows that nobody has answered yet. Whoever begins many of them pushes out no other.";
     FRAGMENTS: "fragments" LruHash<FragmentKey, FragmentValue> Kernel, 4096, true, "Ports of IP packets in fragments, from their first fragment.";
+    NAT: "nat" LruHash<NatKey, NatValue> Kernel, 131072, true, "Address translation: flows with the world that have seen an answer, two rows each.";
+    NEW_NAT: "new_nat" LruHash<NatKey, NatValue> Kernel, 32768, true, "Address translation: flows with the world that nobody has answered yet, two rows each.";
+    NAT_ROOM: "nat_room" PerCpuArray<u32, [u64; 32]> Transient, 1, false, "Room to put a translation together, per CPU.";
     QUESTION: "question" PerCpuArray<u32, [u64; 31]> Transient, 1, false, "Room to put together what policies are asked, per CPU.";
     EVENTS: "events" RingBuf<u32, DropEvent> Transient, 1 << 20, true, "Sampled drop events.";
     CAPTURE: "capture" PerCpuArray<u32, u64> Transient, 2, false, "While somebody captures, per CPU: 0 is the time since boot (ns) up to which dropped packets are copied, 1 counts those that found no room.";

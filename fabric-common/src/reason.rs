@@ -142,6 +142,14 @@ numbered! {
         PolicyUnknown = 44 "policy_unknown",
         /// Policies could not be asked: the packet's ports are not in it, as with a later fragment whose first one did not pass, or a header that is cut off.
         PolicyNoPorts = 45 "policy_no_ports",
+        /// To the world: the kernel took no row for the flow into its translation table.
+        NatFull = 50 "nat_full",
+        /// To the world: no port of the host was found free toward this destination, whose own port has to be another than that of every other flow there.
+        NatNoPort = 51 "nat_no_port",
+        /// To the world: what can't be translated. A protocol other than TCP, UDP, SCTP and ICMP echo, a later fragment without its first, or an ICMP error about no translated flow.
+        NatUnsupported = 52 "nat_unsupported",
+        /// To the world: the kernel refused to change the packet.
+        NatFailed = 53 "nat_failed",
     }
 }
 
@@ -198,6 +206,8 @@ numbered! {
         Relayed = 28 "relayed",
         /// Left to the stack: it is to be relayed to a node whose outer header is of another family, or built by the `vxlan` device.
         RelayStack = 29 "relay_stack",
+        /// Sent to the world outside of the fabric with the host's address.
+        Masqueraded = 30 "masqueraded",
     }
 }
 

@@ -19,10 +19,16 @@ shared! {
         pub gateway_mac: Mac,
         /// Always zero.
         pub zero: [u8; 2],
-        /// With [`FLAG_NEXT_HOP`] the address of the endpoint that leads there, in the route's own network.
+        /// With [`FLAG_NEXT_HOP`] the address of the endpoint that leads there, in the route's own network; with [`FLAG_WORLD`] the
+        /// address of this host that stands for the sender's.
         pub next_hop: Addr,
     }
 }
 
 /// A static route: packets go to the endpoint that has `next_hop`, which may send with sources of the prefix.
 pub const FLAG_NEXT_HOP: u16 = 1;
+/// To the world outside of the fabric, through the uplink that has the address `next_hop`.
+pub const FLAG_WORLD: u16 = 2;
+
+/// In place of a VNI: prefixes under it are the fabric's own, subnets and VTEPs, and no part of the world.
+pub const NOT_WORLD: u32 = u32::MAX;

@@ -15,12 +15,12 @@ shared! {
         pub events_per_second: u32,
         /// UDP port of VXLAN in network byte order.
         pub vxlan_port: [u8; 2],
-        /// Always zero.
-        pub zero: [u8; 2],
+        /// First port that translated flows are given, network byte order; 0 while no network is masqueraded.
+        pub nat_first: [u8; 2],
         /// MAC of this node's own addresses in its networks.
         pub node_mac: Mac,
-        /// Always zero.
-        pub reserved: [u8; 2],
+        /// Last port that translated flows are given, network byte order.
+        pub nat_last: [u8; 2],
     }
 }
 

@@ -65,6 +65,10 @@ numbered! {
         PolicyEgress = 33 "policy_egress",
         /// The receiver's policy admits it.
         PolicyIngress = 34 "policy_ingress",
+        /// To the world outside of the fabric, where the network's packets may go.
+        World = 40 "world",
+        /// Its address and port were translated.
+        Translated = 41 "translated",
     }
 }
 

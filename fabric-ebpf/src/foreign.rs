@@ -158,6 +158,8 @@ fn nd_inner(ctx: &TcContext, vni: u32, node: u32) -> Outcome {
 pub fn route(ctx: &TcContext, trace: &Trace, node: u32) -> Outcome {
     match route::step(ctx, trace.vni) {
         route::TO_GATEWAY => unpack(echo_packed(ctx, trace.vni, node)),
+        // The world answers to this host, which has no containers of other VTEPs.
+        route::TO_WORLD => Err(DropReason::NoRoute),
         reason if reason < 0 => unpack(reason),
         next => {
             let verdict = unpack(routed_packed(ctx, trace, next))?;

@@ -6,3 +6,4 @@ pub mod bucket;
 pub mod checksum;
 pub mod ecn;
 pub mod entropy;
+pub mod nat_port;

@@ -24,7 +24,11 @@ const HEAD: u32 = 8;
 pub fn is_related<F: Frame>(frame: &F, question: &mut Question) -> u32 {
     let (src, dst) = (question.src, question.dst);
     let (protocol, detail) = (question.protocol, question.detail);
-    let found = quoted(frame, question, &src, &dst) && is_admitted(question);
+    let from_node = question.src_identity & IDENTITY_NODE != 0;
+    let found = quote(frame, question) != 0
+        && same_addr(&question.src, &dst)
+        && (from_node || same_addr(&question.dst, &src))
+        && is_admitted(question);
     question.protocol = protocol;
     question.detail = detail;
     question.src_port = [0; 2];
@@ -32,31 +36,31 @@ pub fn is_related<F: Frame>(frame: &F, question: &mut Question) -> u32 {
     u32::from(found)
 }
 
-/// Puts the quoted packet into the question, if it can be the receiver's.
-#[inline(always)]
-fn quoted<F: Frame>(frame: &F, question: &mut Question, src: &Addr, dst: &Addr) -> bool {
+/// Puts the packet that the ICMP error in question quotes into the question. Returns the offset of its transport header, or 0 if
+/// its ports are not there.
+#[inline(never)]
+pub fn quote<F: Frame>(frame: &F, question: &mut Question) -> u32 {
     let ip = question.at + HEAD;
     let at = if question.protocol == ICMP {
-        let Some(h) = frame.load::<20>(ip) else { return false };
+        let Some(h) = frame.load::<20>(ip) else { return 0 };
         // A later fragment has no ports.
         if h[0] >> 4 != 4 || h[0] & 0xf < 5 || u16::from_be_bytes([h[6], h[7]]) & 0x1fff != 0 {
-            return false;
+            return 0;
         }
         question.src = Addr::v4([h[12], h[13], h[14], h[15]]);
         question.dst = Addr::v4([h[16], h[17], h[18], h[19]]);
         question.protocol = h[9];
         ip + u32::from(h[0] & 0xf) * 4
     } else {
-        let Some([next]) = frame.load::<1>(ip + 6) else { return false };
+        let Some([next]) = frame.load::<1>(ip + 6) else { return 0 };
         if !frame.load_to(ip + 8, &mut question.src.bytes) || !frame.load_to(ip + 24, &mut question.dst.bytes) {
-            return false;
+            return 0;
         }
-        let Upper::Header { protocol, at } = extension::upper(frame, ip + 40, next) else { return false };
+        let Upper::Header { protocol, at } = extension::upper(frame, ip + 40, next) else { return 0 };
         question.protocol = protocol;
         at
     };
-    let from_node = question.src_identity & IDENTITY_NODE != 0;
-    same_addr(&question.src, dst) && (from_node || same_addr(&question.dst, src)) && ports(frame, question, at)
+    if ports(frame, question, at) { at } else { 0 }
 }
 
 /// Ports of the quoted packet, of which eight bytes are there.

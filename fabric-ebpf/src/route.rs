@@ -14,7 +14,7 @@ use fabric_common::{
     endpoint::{EndpointValue, FLAG_GATEWAY},
     prefix::VniPrefix,
     reason::DropReason,
-    route::{FLAG_NEXT_HOP, RouteValue},
+    route::{FLAG_NEXT_HOP, FLAG_WORLD, NOT_WORLD, RouteValue},
 };
 use fabric_ebpf::checksum;
 use network_types::{
@@ -44,6 +44,9 @@ pub const TO_FRAGMENT: i64 = 1 << 41;
 
 /// Beside the VNI as well: an endpoint leads to the destination, which is somebody else's address.
 pub const TO_NEXT_HOP: i64 = 1 << 42;
+
+/// What [`step`] returns for a packet that may go to the world, for [`world`] to judge.
+pub const TO_WORLD: i64 = 1 << 43;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -80,6 +83,9 @@ fn route(ctx: &TcContext, vni: u32) -> Result<i64, DropReason> {
     if is_link_local(&packet.ip.src) {
         return Err(DropReason::NoRoute);
     }
+    if route.flags & FLAG_WORLD != 0 {
+        return Ok(TO_WORLD);
+    }
     // An opening is for the networks' own addresses, not for what is behind a next hop: the other side has no record of it.
     if route.vni != vni && endpoint::get(vni, &packet.ip.src).is_none() && is_behind_next_hop(vni, &packet.ip.src) {
         return Err(DropReason::NoRoute);
@@ -104,6 +110,41 @@ fn route(ctx: &TcContext, vni: u32) -> Result<i64, DropReason> {
     rewrite(ctx, &packet, to.mac, route.gateway_mac)?;
     let by_next_hop = if route.flags & FLAG_NEXT_HOP != 0 { TO_NEXT_HOP } else { 0 };
     Ok(i64::from(route.vni) | beside | by_next_hop)
+}
+
+/// Whether a packet to the gateway's MAC goes to the world: from a container that lives here, which its answers come back to.
+/// Returns 0 or the number of a drop reason.
+#[inline(never)]
+pub fn world(ctx: &TcContext, vni: u32) -> u32 {
+    match check_world(ctx, vni) {
+        Ok(()) => 0,
+        Err(reason) => reason as u32,
+    }
+}
+
+#[inline(always)]
+fn check_world(ctx: &TcContext, vni: u32) -> Result<(), DropReason> {
+    let packet = packet(ctx, vni)?;
+    let route = to_world(vni, &packet.dst).ok_or(DropReason::NoRoute)?;
+    if !endpoint::owns(vni, &packet.ip.src, Frame::ifindex(ctx)) {
+        return Err(DropReason::NoRoute);
+    }
+    if packet.ttl <= 1 {
+        return Err(DropReason::TtlExceeded);
+    }
+    encap::check_size(ctx, u32::from(route.mtu), &packet.ip)
+}
+
+/// The route from network `vni` to `dst`, if that is in the world and the network may go there.
+#[inline(always)]
+pub fn to_world(vni: u32, dst: &Addr) -> Option<&'static RouteValue> {
+    // IPv4 addresses are mapped ones: the world of IPv6 has them in it.
+    let is_in = |route: &RouteValue| route.flags & FLAG_WORLD != 0 && route.next_hop.is_v4() == dst.is_v4();
+    let route = find(vni, dst)?;
+    if !is_in(route) || dst.is_martian() || is_link_local(dst) || find(NOT_WORLD, dst).is_some() {
+        return None;
+    }
+    Some(route)
 }
 
 #[inline(always)]
@@ -194,6 +235,13 @@ pub fn mtu(ctx: &TcContext, vni: u32) -> u32 {
         Some((route, Some(to))) => path_mtu(route, to).unwrap_or(0),
         _ => 0,
     }
+}
+
+/// The same of a packet to the world, as far as the uplink knows. On its own, since [`mtu`] has no stack to spare.
+#[inline(never)]
+pub fn world_mtu(ctx: &TcContext, vni: u32) -> u32 {
+    let Ok(packet) = packet(ctx, vni) else { return 0 };
+    to_world(vni, &packet.dst).map_or(0, |route| u32::from(route.mtu))
 }
 
 /// What of an IPv4 frame changes, and the bytes between.

@@ -33,7 +33,8 @@ fn mtu(ctx: &TcContext) -> Option<u16> {
     let eth = header::<EthHdr>(ctx, 0, DropReason::Malformed).ok()?;
     let entry = fdb::get(port.vni, mac(&eth.dst_addr))?;
     if entry.flags & FLAG_ROUTER != 0 {
-        return Some(route::mtu(ctx, port.vni) as u16);
+        let mtu = route::mtu(ctx, port.vni);
+        return Some(if mtu == 0 { route::world_mtu(ctx, port.vni) } else { mtu } as u16);
     }
     Some(node::get(entry.node).ok()?.mtu)
 }

@@ -25,3 +25,10 @@ pub fn is_ours(addr: &Addr, ifindex: u32) -> bool {
         None => false,
     }
 }
+
+/// The uplink that has one of this host's VTEP addresses.
+#[inline(always)]
+pub fn of(addr: &Addr) -> Option<u32> {
+    // SAFETY: as above.
+    unsafe { LOCAL_VTEPS.get(addr) }.map(|vtep| vtep.ifindex)
+}

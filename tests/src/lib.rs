@@ -10,6 +10,7 @@ pub mod fuzz;
 pub mod icmp;
 pub mod ledger;
 pub mod load;
+pub mod masquerade;
 pub mod oracle;
 pub mod policed;
 pub mod policy_model;

@@ -45,6 +45,8 @@ use crate::{
 
 /// Events a second: more than any walk has drops.
 const EVENTS_PER_SECOND: u32 = 1_000_000_000;
+/// Ports that translated flows are given.
+pub const NAT_PORTS: (u16, u16) = (61000, 65535);
 /// Room for what a program adds to a frame.
 const HEADROOM: usize = 256;
 
@@ -131,7 +133,12 @@ impl Stage {
             access: access(&cluster),
             numbers: Default::default(),
         };
-        let settings = PlanSettings { vxlan_port: VXLAN_PORT, events_per_second: EVENTS_PER_SECOND, dscp };
+        let settings = PlanSettings {
+            vxlan_port: VXLAN_PORT,
+            events_per_second: EVENTS_PER_SECOND,
+            dscp,
+            nat_ports: NAT_PORTS,
+        };
         let desired = plan(&cluster, &facts, &settings);
         assert!(desired.problems.is_empty(), "the planner finds problems: {:?}", desired.problems);
         Rig::new(host, facts, desired.tables, globals)

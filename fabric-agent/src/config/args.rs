@@ -80,6 +80,10 @@ pub struct Settings {
     #[arg(long, global = true, value_name = "DSCP", env = "FABRIC_DSCP")]
     #[serde(deserialize_with = "number_or_text")]
     pub dscp: Option<String>,
+    /// Ports of this host that masqueraded flows are given; the host's own sockets must not be given them (net.ipv4.ip_local_port_range)
+    /// [default: 61000-65535]
+    #[arg(long, global = true, value_name = "FIRST-LAST", env = "FABRIC_NAT_PORTS")]
+    pub nat_ports: Option<String>,
     /// Whether the first stage on the uplinks is XDP [default: auto]
     #[arg(long, global = true, value_enum, value_name = "MODE", env = "FABRIC_UPLINK_MODE")]
     pub uplink_mode: Option<UplinkMode>,
@@ -150,6 +154,7 @@ impl Settings {
             vxlan_port: self.vxlan_port.or(other.vxlan_port),
             probe_port: self.probe_port.or(other.probe_port),
             dscp: self.dscp.or(other.dscp),
+            nat_ports: self.nat_ports.or(other.nat_ports),
             uplink_mode: self.uplink_mode.or(other.uplink_mode),
             manifests: self.manifests.or(other.manifests),
             store: self.store.or(other.store),

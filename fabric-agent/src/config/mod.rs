@@ -27,6 +27,8 @@ const DEFAULT_SOCKET: &str = "/run/fabric/fabric.sock";
 const DEFAULT_DOCKER: &str = "/run/docker.sock";
 const DEFAULT_BPFFS: &str = "/sys/fs/bpf/fabric";
 const DEFAULT_EVENTS: u32 = 100;
+/// Above the ports that Linux gives to the host's own sockets (`net.ipv4.ip_local_port_range`, to 60999).
+const DEFAULT_NAT_PORTS: (u16, u16) = (61000, 65535);
 /// More drop events a second and CPU than anything could read.
 const MAX_EVENTS: u32 = 1_000_000;
 
@@ -50,6 +52,8 @@ pub struct Config {
     pub probe_port: Option<u16>,
     /// DSCP of outer headers.
     pub dscp: Dscp,
+    /// First and last port of the host that masqueraded flows are given.
+    pub nat_ports: (u16, u16),
     /// Whether XDP is used on the uplinks.
     pub uplink_mode: UplinkMode,
     /// A directory of objects.
@@ -109,6 +113,7 @@ impl Config {
             vxlan_port: port(settings.vxlan_port)?,
             probe_port: probe_port(settings.probe_port, settings.vxlan_port)?,
             dscp: dscp(settings.dscp.as_deref())?,
+            nat_ports: nat_ports(settings.nat_ports.as_deref(), settings.vxlan_port, settings.probe_port)?,
             uplink_mode: settings.uplink_mode.unwrap_or_default(),
             manifests: settings.manifests.map(|path| absolute("manifests", path)).transpose()?,
             store: store::check(
@@ -214,6 +219,34 @@ fn probe_port(given: Option<u16>, vxlan: Option<u16>) -> Result<Option<u16>, Con
             fail(format!("--probe-port {port} is the port of VXLAN: use another one, the same on all hosts"))
         }
         port => Ok(port),
+    }
+}
+
+/// Checks a range of ports of the host: those below 1024 stay the host's services', and what comes to VXLAN's or that
+/// of probes is for no container.
+fn nat_ports(given: Option<&str>, vxlan: Option<u16>, probe: Option<u16>) -> Result<(u16, u16), ConfigError> {
+    let (first, last) = match given {
+        None => DEFAULT_NAT_PORTS,
+        Some(text) => {
+            let range = text
+                .split_once('-')
+                .and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
+            match range {
+                Some((first, last)) if first >= 1024 && first <= last => (first, last),
+                _ => {
+                    return fail(format!(
+                        "--nat-ports {text}: write the first and the last port, from 1024 on, like 61000-65535"
+                    ));
+                }
+            }
+        }
+    };
+    let other = [Some(vxlan.unwrap_or(DEFAULT_PORT)), probe];
+    match other.into_iter().flatten().find(|port| (first..=last).contains(port)) {
+        Some(port) => fail(format!(
+            "--nat-ports {first}-{last} holds the port {port} of VXLAN or of probes: choose ports beside it"
+        )),
+        None => Ok((first, last)),
     }
 }
 

@@ -68,6 +68,8 @@ impl Door {
             mtu: options.mtu,
             multicast: options.multicast.unwrap_or(false),
             host_access: options.host_access.unwrap_or(false),
+            // As with Docker's own drivers: only `--internal` keeps a network from the world.
+            masquerade: options.masquerade.unwrap_or(!options.internal),
             allow_from: options.allow_from.clone().unwrap_or_default(),
             routes: options.routes.clone().unwrap_or_default(),
             ..NetworkSpec::default()
@@ -322,6 +324,7 @@ fn fits(found: &Network, asked: &NetworkSpec, options: &Options) -> Result<(), S
     differs("MTU", shown(spec.mtu.map(|n| n.to_string())), options.mtu.map(|n| n.to_string()))?;
     differs("multicast", spec.multicast.to_string(), options.multicast.map(|b| b.to_string()))?;
     differs("host access", spec.host_access.to_string(), options.host_access.map(|b| b.to_string()))?;
+    differs("masquerade", spec.masquerade.to_string(), options.masquerade.map(|b| b.to_string()))?;
     let names = |list: &[String]| list.join(",");
     differs("allow-from", names(&spec.allow_from), options.allow_from.as_deref().map(names))?;
     if options.routes.as_ref().is_some_and(|routes| *routes != spec.routes) {

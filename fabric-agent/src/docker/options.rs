@@ -14,7 +14,7 @@ const PORTS: &str = "com.docker.network.portmap";
 /// What Docker itself says begins so; what is not known of it is none of our business.
 const DOCKERS: &str = "com.docker.";
 /// What can be said of a network, as in the sentence about a wrong option.
-const KNOWN: &str = "com.docker.network.driver.mtu, fabric.network, fabric.vni, fabric.multicast, fabric.allow-from, fabric.host-access, fabric.route";
+const KNOWN: &str = "com.docker.network.driver.mtu, fabric.network, fabric.vni, fabric.multicast, fabric.allow-from, fabric.host-access, fabric.masquerade, fabric.route";
 
 /// What was asked for with `-o`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +26,7 @@ pub(super) struct Options {
     pub(super) multicast: Option<bool>,
     pub(super) allow_from: Option<Vec<String>>,
     pub(super) host_access: Option<bool>,
+    pub(super) masquerade: Option<bool>,
     pub(super) routes: Option<Vec<Route>>,
 }
 
@@ -53,6 +54,7 @@ fn generic(read: &mut Options, key: &str, value: &str) -> Result<(), String> {
         "fabric.network" => read.network = Some(value.to_owned()),
         "fabric.vni" => read.vni = Some(number(key, value)?),
         "fabric.multicast" => read.multicast = Some(flag(key, value)?),
+        "fabric.masquerade" => read.masquerade = Some(flag(key, value)?),
         "fabric.host-access" => read.host_access = Some(flag(key, value)?),
         "fabric.allow-from" => read.allow_from = Some(list(value).map(str::to_owned).collect()),
         "fabric.route" => {

@@ -312,6 +312,21 @@ async fn an_internal_network_has_no_way_out_and_a_given_mac_is_kept() {
 }
 
 #[tokio::test]
+async fn networks_reach_the_world_unless_they_are_internal_or_must_not() {
+    for (generic, internal, masquerade) in [
+        (json!({}), false, true),
+        (json!({}), true, false),
+        (json!({"fabric.masquerade": "false"}), false, false),
+    ] {
+        let bench = Bench::new();
+        let mut create = create_call(N2, "10.50.0.0/24", &generic);
+        create["Options"]["com.docker.network.internal"] = json!(internal);
+        bench.call("NetworkDriver.CreateNetwork", &create).await;
+        assert_eq!(bench.networks().await[0].spec.masquerade, masquerade, "{generic}, internal {internal}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_refused_by_name_and_leaves_nothing() {
     let bench = Bench::with_network().await;
     for (generic, part) in [

@@ -203,6 +203,7 @@ mod tests {
             mtu: None,
             allow_from: BTreeSet::new(),
             host_access: false,
+            masquerade: false,
             routes: Vec::new(),
             multicast: false,
         }

@@ -44,6 +44,8 @@ pub struct Network {
     pub allow_from: BTreeSet<String>,
     /// Whether the hosts themselves are in it.
     pub host_access: bool,
+    /// Whether its endpoints reach the world through their host, with its address.
+    pub masquerade: bool,
     /// No two for one prefix.
     pub routes: Vec<Route>,
     /// Whether broadcast and multicast are replicated to its members.
@@ -73,6 +75,7 @@ impl Network {
             mtu: spec.mtu,
             allow_from,
             host_access: spec.host_access,
+            masquerade: spec.masquerade,
             multicast: spec.multicast,
             routes: route::check(&spec.routes)?,
         };

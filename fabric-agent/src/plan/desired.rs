@@ -94,6 +94,8 @@ pub struct PlanSettings {
     pub events_per_second: u32,
     /// DSCP of outer headers.
     pub dscp: Dscp,
+    /// First and last port of the host that translated flows are given.
+    pub nat_ports: (u16, u16),
 }
 
 /// The rows of one map.

@@ -16,6 +16,7 @@ use super::{
     Context,
     desired::{Desired, NodeFacts, PlanSettings, RouteFacts, UplinkFacts},
     networks::MTU_MIN_V6,
+    routes,
 };
 use crate::model::{Cluster, Dscp, Network, Node, ids};
 
@@ -31,15 +32,16 @@ pub fn node_ids(cluster: &Cluster, local: &str) -> BTreeMap<String, u32> {
 
 pub(super) fn compile(context: &mut Context<'_>, settings: &PlanSettings, desired: &mut Desired) {
     let facts = context.facts;
+    let nat_ports = if routes::has_world(context.cluster) { settings.nat_ports } else { (0, 0) };
     let row = Settings {
         node: context.local,
         vxlan_ifindex: facts.vxlan_ifindex.unwrap_or(0),
         events_per_second: settings.events_per_second,
         vxlan_port: settings.vxlan_port.to_be_bytes(),
-        zero: [0; 2],
+        nat_first: nat_ports.0.to_be_bytes(),
         frag_ifindex: facts.frag.map_or(0, |(enter, _)| enter),
         node_mac: ids::node_mac(&facts.node),
-        reserved: [0; 2],
+        nat_last: nat_ports.1.to_be_bytes(),
     };
     desired.tables.settings.insert(0, row);
     for uplink in &facts.uplinks {

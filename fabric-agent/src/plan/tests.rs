@@ -20,9 +20,14 @@ use crate::model::Dscp;
 
 mod flood;
 mod underlay;
+mod world;
 
-const SETTINGS: PlanSettings =
-    PlanSettings { vxlan_port: 4789, events_per_second: 100, dscp: Dscp::Fixed(0) };
+const SETTINGS: PlanSettings = PlanSettings {
+    vxlan_port: 4789,
+    events_per_second: 100,
+    dscp: Dscp::Fixed(0),
+    nat_ports: (61000, 65535),
+};
 
 /// Through the only uplink.
 const ROUTE: RouteFacts = RouteFacts { ifindex: 2, mtu: None };

@@ -36,7 +36,12 @@ impl Bench {
         let fake = Fake::default();
         let settings = Settings {
             node: "n1".to_owned(),
-            plan: PlanSettings { vxlan_port: 4789, events_per_second: 10, dscp: Dscp::default() },
+            plan: PlanSettings {
+                vxlan_port: 4789,
+                events_per_second: 10,
+                dscp: Dscp::default(),
+                nat_ports: (61000, 65535),
+            },
             resync,
             bpffs: "/nowhere".to_owned(),
         };

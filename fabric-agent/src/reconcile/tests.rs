@@ -23,7 +23,12 @@ fn engine(fake: &Fake) -> Engine<Fake, Fake> {
         fake.clone(),
         fake.clone(),
         "n1",
-        PlanSettings { vxlan_port: 4789, events_per_second: 10, dscp: Dscp::default() },
+        PlanSettings {
+            vxlan_port: 4789,
+            events_per_second: 10,
+            dscp: Dscp::default(),
+            nat_ports: (61000, 65535),
+        },
     )
 }
 

@@ -28,7 +28,7 @@ use crate::{
     packet::{self, Frame, header, same_addr, same_mac, skb},
     policy, port,
     question::BY_ADDRESS,
-    route, settings, untracked,
+    route, settings, untracked, world,
 };
 
 /// For this host (`include/uapi/linux/if_packet.h`).
@@ -58,6 +58,7 @@ fn gateway(ctx: &TcContext, trace: &Trace) -> Outcome {
             untracked::sends(ctx, trace)?;
             echo::handle(ctx)
         }
+        route::TO_WORLD => world::send(ctx, trace),
         reason if reason < 0 => unpack(reason),
         next => unpack(routed_packed(ctx, trace, next)),
     }

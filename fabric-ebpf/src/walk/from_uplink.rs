@@ -16,6 +16,7 @@ use crate::{
     packet::{self, Frame, skb},
     port, relay, settings,
     tunnel::{self, Arrival, INNER_V4, INNER_V6, Outer, Tunnel},
+    world,
 };
 
 /// Inner Ethernet (14) and IPv6 (40) behind the outer headers.
@@ -41,7 +42,13 @@ pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
     };
     match packed {
         COPIES_NEXT => Ok(group::deliver(ctx, trace)),
-        packed => unpack(packed),
+        packed => match unpack(packed) {
+            // What the world answers a container comes to the host's address.
+            Ok(Verdict { action: action @ (Action::NotOurs | Action::OuterFragment | Action::OuterOptions), .. }) => {
+                world::receive(ctx, trace, action)
+            }
+            outcome => outcome,
+        },
     }
 }
 

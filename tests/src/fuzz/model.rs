@@ -41,7 +41,8 @@ pub fn class(action: Action) -> Class {
         | Action::Answered
         | Action::ViaDevice
         | Action::Fragment
-        | Action::Relayed => Class::Sent,
+        | Action::Relayed
+        | Action::Masqueraded => Class::Sent,
         Action::Absorbed | Action::Replicated => Class::Absorbed,
         Action::NotOurs
         | Action::OuterFragment

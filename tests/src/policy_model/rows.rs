@@ -34,7 +34,12 @@ pub fn plan_on(cluster: &Cluster, facts: NodeFacts) -> Tables {
     let local = cluster.endpoints.values().filter(|endpoint| endpoint.node == HERE);
     let ports = PORTS.zip(local).map(|(ifindex, endpoint)| (endpoint.name.clone(), ifindex)).collect();
     let facts = NodeFacts { node: HERE.to_owned(), ports, ..facts };
-    let settings = PlanSettings { vxlan_port: 4789, events_per_second: 0, dscp: Dscp::default() };
+    let settings = PlanSettings {
+        vxlan_port: 4789,
+        events_per_second: 0,
+        dscp: Dscp::default(),
+        nat_ports: (61000, 65535),
+    };
     plan::plan(cluster, &facts, &settings).tables
 }
 

@@ -74,6 +74,10 @@ impl Words<'_> {
             Stage::Encapsulated => frame::outer(&self.walked.frame).map(|outer| outer.text),
             Stage::Outer => frame::outer(frame).map(|outer| outer.text),
             Stage::Vtep => frame::addresses(frame, ETH).map(|(src, _)| src.to_string()),
+            Stage::World => addresses.map(|(_, dst)| dst.to_string()),
+            Stage::Translated => {
+                frame::addresses(&self.walked.frame, ETH).map(|(src, dst)| format!("now from {src} to {dst}"))
+            }
             Stage::Arp
             | Stage::NeighbourDiscovery
             | Stage::IpHeader
