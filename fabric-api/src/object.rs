@@ -62,6 +62,7 @@ fn is_zero(n: &u64) -> bool {
 /// One object of any kind, tagged by `kind`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind")]
+#[expect(clippy::large_enum_variant, reason = "objects are moved rarely, and are looked into everywhere")]
 pub enum Object {
     /// A layer 2 network, one VNI.
     Network(Network),

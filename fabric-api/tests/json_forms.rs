@@ -125,6 +125,7 @@ fn endpoint() -> Endpoint {
         api_version: "fabric/v1".to_owned(),
         metadata: metadata(),
         spec: EndpointSpec {
+            movement: None,
             network: "blue".to_owned(),
             node: Some("a".to_owned()),
             namespace: Some("shop".to_owned()),

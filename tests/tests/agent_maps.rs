@@ -243,9 +243,9 @@ fn tables_come_back_as_they_were_written() {
                 frag_ifindex: 4,
                 events_per_second: 10,
                 vxlan_port: 4789u16.to_be_bytes(),
-                zero: [0; 2],
+                nat_first: 61000u16.to_be_bytes(),
                 node_mac: Mac::new([2, 0xfd, 0, 0, 0, 7]),
-                reserved: [0; 2],
+                nat_last: 65535u16.to_be_bytes(),
             },
         );
         let nothing = Tables::default();

@@ -13,10 +13,9 @@ use serde_json::json;
 
 const PORTS: (u16, u16) = (40000, 80);
 
-/// The phases of a move, and what is before and behind it.
+/// The phases of a move, and what is behind it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    Before,
     Prepared,
     Armed,
     Activated,
@@ -41,7 +40,7 @@ fn objects(viewer: &Host, to: &Host, phase: Phase, underlay: Family) -> Vec<Obje
         value["status"] = json!({"local": false, "slot": CB1.slot, "state": "pending"});
     }
     let (name, other) = match phase {
-        Phase::Before | Phase::After => ("", ""),
+        Phase::After => ("", ""),
         Phase::Prepared => ("prepared", to.name),
         Phase::Armed => ("armed", to.name),
         Phase::Activated => ("activated", HOST_B.name),

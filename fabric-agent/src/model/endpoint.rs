@@ -103,9 +103,22 @@ impl Endpoint {
             MovementPhase::Activated if home => Presence::Arrived(&movement.node),
             MovementPhase::Activated if other => Presence::Left(&self.node),
             MovementPhase::Armed if home => Presence::Left(&movement.node),
-            _ if home => Presence::Home,
-            _ if other => Presence::Arriving,
-            _ => Presence::Away,
+            MovementPhase::Requested | MovementPhase::Prepared | MovementPhase::Copied if home => {
+                Presence::Home
+            }
+            MovementPhase::Requested
+            | MovementPhase::Prepared
+            | MovementPhase::Copied
+            | MovementPhase::Armed
+                if other =>
+            {
+                Presence::Arriving
+            }
+            MovementPhase::Requested
+            | MovementPhase::Prepared
+            | MovementPhase::Copied
+            | MovementPhase::Armed
+            | MovementPhase::Activated => Presence::Away,
         }
     }
 

@@ -53,7 +53,11 @@ pub(super) fn turn(endpoint: &Endpoint, node: &str, flows: bool) -> Option<Turn>
         MovementPhase::Activated if home && flows => Some(Turn::TakeRest),
         MovementPhase::Activated if home => Some(Turn::Release(RELAY_LATE)),
         MovementPhase::Activated if other => Some(Turn::Release(RELAY)),
-        _ => None,
+        MovementPhase::Requested
+        | MovementPhase::Prepared
+        | MovementPhase::Copied
+        | MovementPhase::Armed
+        | MovementPhase::Activated => None,
     }
 }
 
@@ -161,7 +165,7 @@ impl Service {
                 let home = endpoint.spec.node.as_deref().unwrap_or_default();
                 let waits = match movement.phase {
                     MovementPhase::Requested | MovementPhase::Copied => &movement.node,
-                    _ => home,
+                    MovementPhase::Prepared | MovementPhase::Armed | MovementPhase::Activated => home,
                 };
                 let text = format!(
                     "endpoint {name} was not moved to node {} in {} s, since the agent of node {waits} does not go on: see `fabric node ls`",

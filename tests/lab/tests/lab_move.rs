@@ -3,6 +3,8 @@
 //! Hosts are namespaces of one machine, so the container's process need not be carried over: its namespace gets a port on the
 //! other host, and its sockets live on.
 
+#![expect(clippy::print_stdout, reason = "gaps are for the report")]
+
 use std::{thread::sleep, time::Duration};
 
 use anyhow::{Context, Result, ensure};
