@@ -47,6 +47,9 @@ fn start(args: &Args) -> anyhow::Result<()> {
     if args.command == Some(Command::Openapi) {
         return say(&fabric_agent::api::openapi());
     }
+    if args.command == Some(Command::Metrics) {
+        return say(&fabric_agent::observe::metrics::document());
+    }
     let config = Config::load(args)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(4)
@@ -62,7 +65,7 @@ fn start(args: &Args) -> anyhow::Result<()> {
             let done = runtime.block_on(cleanup::cleanup(&config, purge))?;
             say(&done.iter().map(|line| format!("{line}\n")).collect::<String>())
         }
-        Some(Command::Export | Command::Openapi) => runtime.block_on(export(&config)),
+        Some(Command::Export | Command::Openapi | Command::Metrics) => runtime.block_on(export(&config)),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The agent's life: check everything, open everything, reconcile and serve until a signal, leave the datapath running.
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
 use fabric_agent::{
@@ -24,7 +24,7 @@ use fabric_agent::{
     store::{EmbeddedStore, EtcdStore, Fresh, Store},
 };
 use tokio::{
-    net::UnixListener,
+    net::{TcpListener, UnixListener},
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -77,6 +77,10 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
         Some(path) => Some((api::bind(path, "--docker-plugin")?, SocketFile(path.clone()))),
         None => None,
     };
+    let metrics = match config.metrics {
+        Some(address) => Some(bind_metrics(address).await?),
+        None => None,
+    };
     let mut dataplane = Dataplane::open(&options(&config))?;
     if let Some(fresh) = fresh {
         fresh.keep();
@@ -90,6 +94,7 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
     let drops = dataplane.events()?;
     let tracer = dataplane.tracer()?;
     let (switch, dropped) = dataplane.captures()?;
+    let flow_reader = dataplane.flow_reader()?;
     let inspector = dataplane.inspector()?;
     let features = dataplane.features(&[]);
 
@@ -137,6 +142,7 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
     let state = ApiState::new(service.clone(), hub, Arc::new(counters))
         .with_tracer(Arc::new(tracer))
         .with_captures(Arc::new(captures))
+        .with_flows(Arc::new(flow_reader))
         .with_reports(Arc::new(reporter));
     let serve = async {
         first_pass(&handle).await;
@@ -145,6 +151,9 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
             let socket = config.docker_socket.clone();
             (tokio::spawn(serve_docker(listener, service, socket, stopped)), file)
         });
+        if let Some(listener) = metrics {
+            tokio::spawn(serve_metrics(listener, state.clone(), stopped.clone()));
+        }
         let serving = tokio::spawn(serve(listener, state, stopped));
         tracing::info!(node = config.node, socket = %config.socket.display(), "ready");
         (serving, docker)
@@ -250,6 +259,24 @@ async fn serve_docker(
     }
     leftovers.abort();
     containers.abort();
+}
+
+async fn bind_metrics(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.with_context(|| format!("can't listen on --metrics {address}"))?;
+    tracing::info!("metrics on http://{}/metrics", listener.local_addr().unwrap_or(address));
+    Ok(listener)
+}
+
+/// Serves metrics. A fault of their socket is nobody else's: the agent goes on.
+async fn serve_metrics(listener: TcpListener, state: ApiState, mut stopped: watch::Receiver<bool>) {
+    let shutdown = async move {
+        // A sender that is gone means the same.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    };
+    if let Err(error) = api::serve_metrics(listener, state, shutdown).await {
+        tracing::error!("{error:#}");
+    }
 }
 
 async fn serve(

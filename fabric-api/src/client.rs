@@ -20,6 +20,7 @@ use tokio::net::UnixStream;
 use crate::{
     capture::CaptureRequest,
     event::Event,
+    flow::{Flow, FlowFilter},
     object::{Endpoint, MoveStep, Namespace, Network, Node, Object},
     policy::{LintFinding, PolicyAnswer, PolicyQuestion},
     report::Report,
@@ -231,7 +232,26 @@ impl Client {
         }
         let response = self.within(self.send(Method::GET, &path, Bytes::new())).await?;
         let body = self.checked(response).await?;
-        Ok(Events { socket: self.socket.clone(), body, buffer: Vec::new() })
+        Ok(Events { lines: Lines { socket: self.socket.clone(), body, buffer: Vec::new(), of: "events" } })
+    }
+
+    /// Flows as they are now, in no order. They come as they are read, so that a million of them need no room.
+    pub async fn flows(&self, filter: &FlowFilter) -> Result<Flows, ClientError> {
+        let text = |text: &Option<String>| text.as_deref().map(encoded);
+        let values = [
+            ("endpoint", text(&filter.endpoint)),
+            ("network", text(&filter.network)),
+            ("protocol", text(&filter.protocol)),
+            ("address", text(&filter.address)),
+            ("port", filter.port.map(|port| port.to_string())),
+            ("state", filter.state.map(|state| state.as_str().to_owned())),
+            ("limit", filter.limit.map(|limit| limit.to_string())),
+        ];
+        let values = values.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?)));
+        let path = format!("/v1/flows?{}", values.collect::<Vec<_>>().join("&"));
+        let response = self.within(self.send(Method::GET, &path, Bytes::new())).await?;
+        let body = self.checked(response).await?;
+        Ok(Flows { lines: Lines { socket: self.socket.clone(), body, buffer: Vec::new(), of: "flows" } })
     }
 
     /// A capture, from now on, in the pcapng format.
@@ -329,9 +349,7 @@ impl Client {
 /// A stream of events; dropping it ends the subscription.
 #[derive(Debug)]
 pub struct Events {
-    socket: PathBuf,
-    body: Incoming,
-    buffer: Vec<u8>,
+    lines: Lines,
 }
 
 impl Events {
@@ -340,20 +358,52 @@ impl Events {
     /// # Errors
     /// The connection broke, or a line is no event. Cancelling this future loses nothing.
     pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
+        self.lines.next().await
+    }
+}
+
+/// A stream of flows; dropping it ends the reading.
+#[derive(Debug)]
+pub struct Flows {
+    lines: Lines,
+}
+
+impl Flows {
+    /// The next flow; `None` at the end.
+    ///
+    /// # Errors
+    /// The connection broke, or a line is no flow. Cancelling this future loses nothing.
+    pub async fn next(&mut self) -> Result<Option<Flow>, ClientError> {
+        self.lines.next().await
+    }
+}
+
+/// A body of one JSON object a line.
+#[derive(Debug)]
+struct Lines {
+    socket: PathBuf,
+    body: Incoming,
+    buffer: Vec<u8>,
+    of: &'static str,
+}
+
+impl Lines {
+    async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ClientError> {
+        let broken = |socket: &Path, what| ClientError::Broken { socket: socket.to_owned(), what };
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
-                return crate::parse::text(&line).map(Some).map_err(|error| ClientError::Broken {
-                    socket: self.socket.clone(),
-                    what: format!("sent an event that this version does not understand: {error}"),
+                return crate::parse::text(&line).map(Some).map_err(|error| {
+                    let of = self.of;
+                    broken(&self.socket, format!("sent {of} that this version does not understand: {error}"))
                 });
             }
             match self.body.frame().await {
                 None => return Ok(None),
                 Some(Ok(frame)) => self.buffer.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
                 Some(Err(_)) => {
-                    let what = "ended while events were read: start it again, then the monitor".to_owned();
-                    return Err(ClientError::Broken { socket: self.socket.clone(), what });
+                    let what = format!("ended while {} were read: look at its log, then ask again", self.of);
+                    return Err(broken(&self.socket, what));
                 }
             }
         }

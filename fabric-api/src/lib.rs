@@ -8,6 +8,7 @@ pub mod capture;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod event;
+pub mod flow;
 pub mod object;
 pub mod parse;
 pub mod policy;

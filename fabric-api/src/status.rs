@@ -227,6 +227,15 @@ pub struct Feature {
 pub struct ReconcileStatus {
     /// Passes so far.
     pub passes: u64,
+    /// Those that ended with an error.
+    #[serde(default)]
+    pub failed_passes: u64,
+    /// When the last pass without an error ended, seconds since 1970 UTC; 0 if none has.
+    #[serde(default)]
+    pub last_success: u64,
+    /// Rows of maps that were still to be written or removed after the last pass.
+    #[serde(default)]
+    pub pending_rows: u64,
     /// Rows, links and attachments that were written because the desired state changed.
     pub changes: u64,
     /// Rows, links and attachments that were found different from what this agent had written, and were repaired.

@@ -12,6 +12,7 @@ use crate::{
     capture::CaptureArgs,
     counters::CountersArgs,
     endpoint::EndpointCommand,
+    flows::FlowsArgs,
     generate::{CompletionsArgs, ManArgs},
     monitor::MonitorArgs,
     namespace::NamespaceCommand,
@@ -75,6 +76,8 @@ pub(crate) enum Command {
     Counters(CountersArgs),
     /// Show dropped packets as they happen, one line a packet
     Monitor(MonitorArgs),
+    /// List connections: who talks to whom, how much, and by which rules
+    Flows(FlowsArgs),
     /// Walk one packet through the real programs and tables, stage by stage, without sending it
     Trace(TraceArgs),
     /// Capture packets, dropped ones with the reason, for Wireshark and tcpdump
@@ -87,8 +90,6 @@ pub(crate) enum Command {
     Man(ManArgs),
     #[command(hide = true, disable_help_flag = true)]
     Service(Unavailable),
-    #[command(hide = true, disable_help_flag = true)]
-    Flows(Unavailable),
     #[command(hide = true, disable_help_flag = true)]
     Top(Unavailable),
 }

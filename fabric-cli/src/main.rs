@@ -7,6 +7,7 @@ mod bugreport;
 mod capture;
 mod counters;
 mod endpoint;
+mod flows;
 mod generate;
 mod monitor;
 mod namespace;
@@ -62,7 +63,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Namespace(command) => namespace::run(&client, command).await,
             Command::Policy(command) => policy::run(&client, command).await,
             Command::Service(_) => unavailable("service"),
-            Command::Flows(_) => unavailable("flows"),
+            Command::Flows(args) => flows::run(&client, args).await,
             Command::Trace(args) => trace::run(&client, args).await,
             Command::Capture(args) => capture::run(&client, args).await,
             Command::Top(_) => unavailable("top"),

@@ -263,6 +263,28 @@ fn monitor_ends_cleanly_on_sigint() {
 }
 
 #[test]
+fn flows_are_chosen_and_printed_in_every_form() {
+    let fake = Fake::healthy();
+    let table = fake
+        .run(&["flows", "--endpoint", "web", "--proto", "tcp", "--port", "80", "--address", "fd00::/8"])
+        .ok();
+    assert_eq!(fake.asked()[0].0, "/v1/flows?endpoint=web&protocol=tcp&address=fd00%3A%3A%2F8&port=80");
+    let row = "blue     TCP       192.168.10.2:4000 (web)  [fd00::1]:80  established  1m5s  1s    74/74  \
+               NetworkPolicy/shop/web/egress/0\n";
+    assert!(
+        table.starts_with("NETWORK  PROTOCOL  SOURCE ") && table.ends_with(&[row, row].concat()),
+        "{table}"
+    );
+    let json: Value = serde_json::from_str(&fake.run(&["flows", "-o", "json"]).ok()).expect("JSON");
+    assert_eq!(json.as_array().map(Vec::len), Some(2));
+    assert_eq!(json[0]["source"]["endpoint"], "web");
+    assert_eq!(fake.run(&["flows", "--state", "new", "-o", "json"]).ok(), "[]\n");
+    let none = fake.run(&["flows", "--state", "new"]);
+    assert!(none.stdout.is_empty() && none.stderr.starts_with("no flows"), "{none:?}");
+    assert!(fake.run(&["flows", "--follow", "-o", "yaml"]).refused().contains("use -o json"));
+}
+
+#[test]
 fn a_closed_pipe_is_no_error() {
     let fake = Fake::healthy();
     let mut command = fake.command(&["network", "ls", "-o", "json"]);
@@ -274,7 +296,7 @@ fn a_closed_pipe_is_no_error() {
 
 #[test]
 fn what_is_not_built_yet_is_refused_by_name() {
-    for name in ["service", "flows", "top"] {
+    for name in ["service", "top"] {
         let expected = format!("error: {name} is not available in this version\n");
         assert_eq!(alone(&[name]).refused(), expected);
         assert_eq!(alone(&[name, "ls", "-x", "--help"]).refused(), expected);

@@ -127,6 +127,7 @@ maps! {
     FLOOD: "flood" Hash<FloodKey, FloodValue> Desired, 65536, true, "Who gets copies of broadcast and multicast, in networks that replicate it: ports of this node (list 0) and other nodes (list 1).";
     DROPS: "drops" PerCpuHash<DropKey, Tally> Kernel, 2048, false, "Dropped packets and bytes by hook and reason.";
     ACTIONS: "actions" PerCpuArray<u32, Tally> Kernel, HOOK_SLOTS * ACTION_SLOTS, false, "Packets and bytes by hook and action: index = hook * 32 + action.";
+    RULE_COUNTERS: "rule_counters" PerCpuHash<u32, Tally> Kernel, 16384, true, "Packets and bytes that each policy rule decided on, by rule number.";
     PORT_COUNTERS: "port_counters" PerCpuArray<u32, PortCounters> Kernel, 4096, true, "Packets, bytes and drops of each local endpoint, by slot.";
     EVENT_BUDGET: "event_budget" PerCpuArray<u32, [u64; 4]> Transient, 1, false, "Rate limit of the events, per CPU: window start (ns), events in it, suppressed since the last event, unused.";
     ICMP_ERRORS: "icmp_errors" PerCpuArray<u32, [u64; 25]> Transient, 1, false, "ICMP errors, per CPU: the time (ns) up to which the rate limit is used up, and room to put one together.";
@@ -137,7 +138,7 @@ maps! {
     NAT: "nat" LruHash<NatKey, NatValue> Kernel, 131072, true, "Address translation: flows with the world that have seen an answer, two rows each.";
     NEW_NAT: "new_nat" LruHash<NatKey, NatValue> Kernel, 32768, true, "Address translation: flows with the world that nobody has answered yet, two rows each.";
     NAT_ROOM: "nat_room" PerCpuArray<u32, [u64; 32]> Transient, 1, false, "Room to put a translation together, per CPU.";
-    QUESTION: "question" PerCpuArray<u32, [u64; 31]> Transient, 1, false, "Room to put together what policies are asked, per CPU.";
+    QUESTION: "question" PerCpuArray<u32, [u64; 34]> Transient, 1, false, "Room to put together what policies are asked, per CPU.";
     EVENTS: "events" RingBuf<u32, DropEvent> Transient, 1 << 20, true, "Sampled drop events.";
     CAPTURE: "capture" PerCpuArray<u32, u64> Transient, 2, false, "While somebody captures, per CPU: 0 is the time since boot (ns) up to which dropped packets are copied, 1 counts those that found no room.";
     CAPTURED: "captured" RingBuf<u32, CapturedDrop> Transient, 1 << 20, true, "Dropped packets, while somebody captures.";

@@ -26,13 +26,17 @@ shared! {
 shared! {
     /// Value of `flows` and `new_flows`. Each side's policy gave a verdict for the identity that is kept beside it: while a
     /// packet has the same two, the verdict holds; else it is asked again.
-    40 bytes: pub struct FlowValue {
+    56 bytes: pub struct FlowValue {
         /// `FLAG_*`.
         pub flags: u32,
         /// When it began, seconds since boot.
         pub began: u32,
         /// When its last packet passed, nanoseconds since boot (`bpf_ktime_get_boot_ns`).
         pub seen: u64,
+        /// What the side that began has sent, bytes of frames with their Ethernet header.
+        pub began_bytes: u64,
+        /// What the answering side has sent.
+        pub answer_bytes: u64,
         /// Policy of the side that began, if that lives here; else `NO_POLICY`.
         pub egress_policy: u32,
         /// Identity of the answering side as that policy saw it.
@@ -110,4 +114,25 @@ pub mod timeout {
     pub const OTHER: u64 = 180 * SECOND;
     /// A packet in fragments (Linux puts them together within 30 s).
     pub const FRAGMENTS: u64 = 30 * SECOND;
+}
+
+/// How long a flow of a protocol lives behind its last packet, nanoseconds.
+#[inline(always)]
+pub const fn lifetime(protocol: u8, flags: u32) -> u64 {
+    const TCP: u8 = 6;
+    if flags & FLAG_ANSWERED == 0 {
+        timeout::NEW
+    } else if protocol != TCP {
+        timeout::OTHER
+    } else if is_closed(flags) {
+        timeout::CLOSED
+    } else {
+        timeout::TCP
+    }
+}
+
+/// Whether a TCP connection has come to its end.
+#[inline(always)]
+pub const fn is_closed(flags: u32) -> bool {
+    flags & FLAG_RESET != 0 || flags & (FLAG_FIN_BEGAN | FLAG_FIN_ANSWER) == FLAG_FIN_BEGAN | FLAG_FIN_ANSWER
 }

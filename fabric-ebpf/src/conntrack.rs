@@ -7,6 +7,8 @@
 
 #![expect(clippy::needless_borrows_for_generic_args, reason = "keys are long, and must not be copied to the stack")]
 
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
     btf_maps::LruHashMap,
@@ -17,7 +19,7 @@ use aya_ebpf::{
 use fabric_common::{
     abi,
     flow::{
-        FLAG_ANSWERED, FLAG_BEGAN_HIGH, FLAG_FIN_ANSWER, FLAG_FIN_BEGAN, FLAG_RESET, FlowKey, FlowValue, timeout,
+        FLAG_ANSWERED, FLAG_BEGAN_HIGH, FLAG_FIN_ANSWER, FLAG_FIN_BEGAN, FLAG_RESET, FlowKey, FlowValue, is_closed, lifetime,
     },
     policy::{EGRESS, INGRESS, NO_POLICY, verdict},
     reason::{Action, DropReason, Hook},
@@ -30,8 +32,9 @@ use crate::{
     packet::Frame,
     policy,
     question::{self, BY_ADDRESS, Question},
-    related, stage,
+    related, settings, stage,
     transport::{self, FIN, FLOW, RST, SINGLE},
+    tunnel::INNER_V6,
 };
 
 #[btf_map(name = "flows")]
@@ -58,6 +61,8 @@ pub struct Sides {
     pub dst_identity: u32,
     /// The receiver's policy; `NO_POLICY` if it lives elsewhere.
     pub dst_policy: u32,
+    /// Whether the host itself gets it, from an uplink.
+    pub to_host: bool,
 }
 
 /// Admits a packet to one receiver, or says why not. Where no policy applies nothing is asked and nothing is tracked.
@@ -84,6 +89,7 @@ pub fn put(sides: Sides, hook: Hook) -> Result<(), DropReason> {
     question.src_policy = sides.src_policy;
     question.dst_identity = sides.dst_identity;
     question.dst_policy = sides.dst_policy;
+    question.again = u32::from(sides.to_host);
     question.rule = 0;
     // SAFETY: a plain helper call.
     question.now = unsafe { bpf_ktime_get_boot_ns() };
@@ -149,10 +155,25 @@ const RELATED: u8 = 0;
 #[inline(never)]
 pub fn read<F: Frame>(frame: &F, question: &mut Question) -> u32 {
     transport::read(frame, question);
+    question.bytes = frame.len().wrapping_sub(question.offset);
+    question.packets = frame.segments();
+    question.again = u32::from(is_left(frame, question, question.again != 0));
     if question.dst_identity == BY_ADDRESS {
         question.dst_identity = policy::of_addr(question.vni, &question.dst);
     }
     0
+}
+
+/// Whether another hook is asked once more when the packet is admitted: TC after XDP, the `vxlan` device about what
+/// `from_uplink` leaves to it.
+#[inline(always)]
+fn is_left<F: Frame>(frame: &F, question: &Question, to_host: bool) -> bool {
+    if question.hook == Hook::FromUplinkXdp as u32 {
+        return true;
+    }
+    let cross_family = question.src.is_v4() == (question.offset == INNER_V6 as u32) && !settings::cross_family();
+    question.hook == Hook::FromUplink as u32
+        && (cross_family || frame.gso_size() != 0 && (question.protocol != TCP || to_host))
 }
 
 #[inline(always)]
@@ -170,9 +191,33 @@ const LOST: u32 = 1 << 8;
 #[inline(never)]
 pub extern "C" fn conntrack_alone() -> u32 {
     match question::get() {
-        Ok(question) => alone(question),
+        Ok(question) => {
+            let denied = alone(question);
+            count(question, denied);
+            denied
+        }
         Err(reason) => reason as u32,
     }
+}
+
+/// Counts the packet for the rules that decided on it: those of both sides that admitted it, or the one that did not.
+#[inline(always)]
+fn count(question: &Question, denied: u32) {
+    let (packets, bytes) = (question.packets, question.bytes);
+    if denied != 0 && denied != LOST {
+        return policy::count(question.rule, packets, bytes);
+    }
+    if question.again != 0 {
+        return;
+    }
+    policy::count(question.flow.egress_rule, packets, bytes);
+    policy::count(question.flow.ingress_rule, packets, bytes);
+}
+
+/// Bytes that the packet adds to its flow's.
+#[inline(always)]
+fn sent(question: &Question) -> u64 {
+    if question.again != 0 { 0 } else { question.bytes.into() }
 }
 
 #[inline(never)]
@@ -231,7 +276,18 @@ pub fn answer(question: &mut Question, word: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn conntrack_flow() -> u32 {
-    let Ok(question) = question::get() else { return DropReason::PolicyUnknown as u32 };
+    match question::get() {
+        Ok(question) => {
+            let denied = flow(question);
+            count(question, denied);
+            denied
+        }
+        Err(reason) => reason as u32,
+    }
+}
+
+#[inline(always)]
+fn flow(question: &mut Question) -> u32 {
     name(question);
     let (row, answered) = find(&question.key);
     let Some(row) = row else { return begin(question, false) };
@@ -244,9 +300,9 @@ extern "C" fn conntrack_flow() -> u32 {
     if transport::begins(question) && (answer || is_closed(flags)) {
         return begin(question, answered);
     }
-    // SAFETY: as above.
-    let value = unsafe { *row };
-    let denied = still(question, &value, answer);
+    // Into the question, not onto the stack. SAFETY: as above.
+    question.flow = unsafe { *row };
+    let denied = still(question, answer);
     if denied != 0 && denied != CHANGED {
         // The row stays: without it the other side's next packet, sent again perhaps, would pass for the first of a flow of its
         // own, of which what was denied is an answer.
@@ -254,7 +310,12 @@ extern "C" fn conntrack_flow() -> u32 {
     }
     if denied == CHANGED || answer && flags & FLAG_ANSWERED == 0 {
         question.flow.flags = flags | if answer { FLAG_ANSWERED } else { 0 } | closing(question, answer);
-        question.flow.began = value.began;
+        let sent = sent(question);
+        if answer {
+            question.flow.answer_bytes += sent;
+        } else {
+            question.flow.began_bytes += sent;
+        }
         return settle(question, answered);
     }
     touch(question, row, answer);
@@ -293,25 +354,6 @@ pub fn find(key: &FlowKey) -> (Option<*mut FlowValue>, bool) {
     }
 }
 
-/// How long a flow lives behind its last packet, nanoseconds.
-#[inline(always)]
-pub fn lifetime(protocol: u8, flags: u32) -> u64 {
-    if flags & FLAG_ANSWERED == 0 {
-        timeout::NEW
-    } else if protocol != TCP {
-        timeout::OTHER
-    } else if is_closed(flags) {
-        timeout::CLOSED
-    } else {
-        timeout::TCP
-    }
-}
-
-#[inline(always)]
-fn is_closed(flags: u32) -> bool {
-    flags & FLAG_RESET != 0 || flags & (FLAG_FIN_BEGAN | FLAG_FIN_ANSWER) == FLAG_FIN_BEGAN | FLAG_FIN_ANSWER
-}
-
 /// What the packet's TCP flags say of the end of the flow.
 #[inline(always)]
 fn closing(question: &Question, answer: bool) -> u32 {
@@ -323,10 +365,11 @@ fn closing(question: &Question, answer: bool) -> u32 {
 /// Beside the numbers of drop reasons: still admitted, but by other verdicts than those in the row.
 const CHANGED: u32 = 1 << 9;
 
-/// Whether a flow is still admitted: 0, [`CHANGED`], or the number of a drop reason. A side that lives elsewhere is not asked
+/// Whether the flow, a copy of whose row is in the question, is still admitted: 0, [`CHANGED`], or the number of a drop reason. A side that lives elsewhere is not asked
 /// here, and what was said of it stays.
 #[inline(always)]
-fn still(question: &mut Question, value: &FlowValue, answer: bool) -> u32 {
+fn still(question: &mut Question, answer: bool) -> u32 {
+    let value = &question.flow;
     let (began, answering) = if answer {
         ((question.dst_policy, question.dst_identity), (question.src_policy, question.src_identity))
     } else {
@@ -336,7 +379,6 @@ fn still(question: &mut Question, value: &FlowValue, answer: bool) -> u32 {
     let ingress_holds =
         answering.0 == value.ingress_policy && (answering.0 == NO_POLICY || began.1 == value.ingress_identity);
     if egress_holds && ingress_holds {
-        question.flow = *value;
         return 0;
     }
     let port = transport::asked_port(question, answer);
@@ -389,6 +431,8 @@ fn begin(question: &mut Question, answered: bool) -> u32 {
         (if question.from_high != 0 { FLAG_BEGAN_HIGH } else { 0 }) | closing(question, false);
     question.flow.began = (question.now / SECOND) as u32;
     question.flow.seen = question.now;
+    question.flow.began_bytes = sent(question);
+    question.flow.answer_bytes = 0;
     lost(NEW_FLOWS.insert(&question.key, &question.flow, 0).is_err())
 }
 
@@ -399,28 +443,31 @@ const CHOSEN: u16 = 32768;
 /// that is known only from the ports, or does not matter, as the other side might begin as well. Else nothing is noted: what the
 /// one side may send would become a permission for the other to answer.
 #[inline(never)]
-fn is_beginning(question: &mut Question) -> bool {
+fn is_beginning(question: &Question) -> bool {
     let (src, dst) = (u16::from_be_bytes(question.src_port), u16::from_be_bytes(question.dst_port));
     if question.protocol != TCP || transport::begins(question) || src >= CHOSEN && dst < CHOSEN {
         return true;
     }
     let port = transport::asked_port(question, true);
-    let (rule, flow) = (question.rule, question.flow);
-    let both = egress(question, port, question.dst_policy, question.src_identity) == 0
-        && ingress(question, port, question.src_policy, question.dst_identity) == 0;
-    (question.rule, question.flow) = (rule, flow);
-    both
+    let admits = |policy, direction, other| {
+        policy == NO_POLICY || policy::policy_ask(policy, direction, other, port) & verdict::KIND == verdict::ALLOW
+    };
+    admits(question.dst_policy, EGRESS, question.src_identity)
+        && admits(question.src_policy, INGRESS, question.dst_identity)
 }
 
-/// Notes a packet of a flow that goes on. The time only once a second: the row's memory is shared by all CPUs.
+/// Notes a packet of a flow that goes on. The time only once a second, and the bytes with one instruction: the row's memory is
+/// shared by all CPUs.
 #[inline(always)]
 fn touch(question: &Question, row: *mut FlowValue, answer: bool) {
     if cfg!(feature = "trace") {
         return;
     }
     let closing = closing(question, answer);
-    // SAFETY: a row of the map, see the module; neither field admits anything.
+    // SAFETY: a row of the map, see the module; no field of these admits anything.
     unsafe {
+        let bytes = if answer { &raw mut (*row).answer_bytes } else { &raw mut (*row).began_bytes };
+        atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(bytes, sent(question));
         if question.now.saturating_sub((*row).seen) > SECOND {
             (*row).seen = question.now;
         }

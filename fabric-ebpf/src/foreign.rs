@@ -197,6 +197,7 @@ fn routed(ctx: &TcContext, trace: &Trace, next: i64) -> Outcome {
         src_policy: NO_POLICY,
         dst_identity: entry.identity,
         dst_policy: if entry.is_local() { entry.policy } else { NO_POLICY },
+        to_host: false,
     };
     conntrack::judge(ctx, trace, sides)?;
     if next & route::TO_FRAGMENT != 0 {

@@ -65,6 +65,7 @@ fn handle_inner(ctx: &TcContext, trace: &Trace) -> Outcome {
         src_policy: trace.policy,
         dst_identity: entry.identity,
         dst_policy: entry.policy,
+        to_host: false,
     };
     conntrack::judge(ctx, trace, sides)?;
     port::count_egress(port.slot, trace.segments, trace.length);

@@ -6,6 +6,12 @@
 //! under way a row can be another's. It never decides alone: a port's MAC, a source record's node and a receiver's MAC each
 //! come from a row of their own, and the far side checks what leaves.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+// BPF adds to memory in one step, but has no compare-and-swap in every version, so that Rust offers no atomic types there.
+#![cfg_attr(
+    target_arch = "bpf",
+    feature(core_intrinsics),
+    allow(internal_features, reason = "`atomic_xadd` is what `AtomicU64::fetch_add` is made of")
+)]
 #![cfg_attr(
     target_arch = "bpf",
     expect(unreachable_pub, reason = "in a binary, `pub` says what a file offers to the others")

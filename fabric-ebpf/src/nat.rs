@@ -15,13 +15,12 @@ use aya_ebpf::{
 use fabric_common::{
     abi,
     addr::Addr,
-    flow::{FLAG_ANSWERED, FLAG_FIN_ANSWER, FLAG_FIN_BEGAN, FLAG_RESET},
+    flow::{FLAG_ANSWERED, FLAG_FIN_ANSWER, FLAG_FIN_BEGAN, FLAG_RESET, lifetime},
     nat::{HOST_SIDE, NatKey, NatValue},
     reason::DropReason,
 };
 
 use crate::{
-    conntrack,
     inner::{ICMP, ICMPV6},
     packet::same_addr,
     question::{self, Question},
@@ -168,7 +167,7 @@ fn find(key: &NatKey) -> (Option<*mut NatValue>, bool) {
 /// Whether nothing has passed for so long that the row counts no more.
 #[inline(always)]
 fn is_over(now: u64, protocol: u32, seen: u64, flags: u32) -> bool {
-    now.saturating_sub(seen) > conntrack::lifetime(protocol as u8, flags)
+    now.saturating_sub(seen) > lifetime(protocol as u8, flags)
 }
 
 /// The translation of the flow that is named inside, if there is one that holds: both rows, which agree.

@@ -1,12 +1,13 @@
 //! `policies`, `policy_ports`, `cidrs` and `numbers`: what a policy says of an identity, and whose an address is.
 
 use aya_ebpf::{
-    btf_maps::{HashMap, LpmTrie, lpm_trie::Key},
+    btf_maps::{HashMap, LpmTrie, PerCpuHashMap, lpm_trie::Key},
     macros::btf_map,
 };
 use fabric_common::{
     abi,
     addr::Addr,
+    counters::Tally,
     policy::{
         IDENTITY_ANYONE, NumberKey, NumberValue, PORT_DEPTH, PORT_RANGES, PolicyKey, PolicyPorts, PolicyValue, verdict,
     },
@@ -26,6 +27,9 @@ static CIDRS: LpmTrie<Addr, u32, { abi::CIDRS.entries as usize }> = LpmTrie::new
 /// The agent's alone; declared here so that it lives with the others.
 #[btf_map(name = "numbers")]
 static NUMBERS: HashMap<NumberKey, NumberValue, { abi::NUMBERS.entries as usize }> = HashMap::new();
+
+#[btf_map(name = "rule_counters")]
+static RULE_COUNTERS: PerCpuHashMap<u32, Tally, { abi::RULE_COUNTERS.entries as usize }> = PerCpuHashMap::new();
 
 /// No verdict: the policy's row or a table is missing.
 pub const UNKNOWN: u32 = verdict::KIND;
@@ -88,4 +92,19 @@ pub fn of_addr(vni: u32, addr: &Addr) -> u32 {
 #[inline(always)]
 pub fn of_stranger(addr: &Addr) -> u32 {
     CIDRS.get(&Key::new(Addr::BITS, *addr)).copied().unwrap_or(IDENTITY_ANYONE)
+}
+
+/// Counts what `rule` decided on; 0 is no rule. The agent makes the rows.
+#[inline(always)]
+pub fn count(rule: u32, packets: u32, bytes: u32) {
+    if cfg!(feature = "trace") || rule == 0 {
+        return;
+    }
+    if let Some(tally) = RULE_COUNTERS.get_ptr_mut(rule) {
+        // SAFETY: this CPU's own value. One that is removed meanwhile stays memory of this map (`main.rs`).
+        unsafe {
+            (*tally).packets += u64::from(packets);
+            (*tally).bytes += u64::from(bytes);
+        }
+    }
 }

@@ -10,7 +10,7 @@ use fabric_common::{
 };
 
 #[btf_map(name = "question")]
-static QUESTION: PerCpuArray<[u64; 31], { abi::QUESTION.entries as usize }> = PerCpuArray::new();
+static QUESTION: PerCpuArray<[u64; 34], { abi::QUESTION.entries as usize }> = PerCpuArray::new();
 
 /// See the module.
 #[repr(C)]
@@ -61,8 +61,12 @@ pub struct Question {
     pub flow: FlowValue,
     /// The hook where it is asked ([`fabric_common::reason::Hook`]).
     pub hook: u32,
-    /// Unused.
-    pub zero: u32,
+    /// The packet's length from its Ethernet header, bytes.
+    pub bytes: u32,
+    /// Packets on the wire that it stands for.
+    pub packets: u32,
+    /// 1 if another hook is asked about the packet once more when it is admitted here, and counts it.
+    pub again: u32,
 }
 
 /// The identity is that of whoever has the address.
@@ -77,4 +81,4 @@ pub fn get() -> Result<&'static mut Question, DropReason> {
     Ok(unsafe { &mut *room.cast::<Question>() })
 }
 
-const _: () = assert!(size_of::<Question>() == size_of::<[u64; 31]>());
+const _: () = assert!(size_of::<Question>() == size_of::<[u64; 34]>());

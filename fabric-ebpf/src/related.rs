@@ -2,7 +2,7 @@
 
 use fabric_common::{
     addr::Addr,
-    flow::FLAG_BEGAN_HIGH,
+    flow::{FLAG_BEGAN_HIGH, lifetime},
     policy::{IDENTITY_NODE, NO_POLICY},
 };
 
@@ -87,7 +87,7 @@ fn is_admitted(question: &mut Question) -> bool {
     // SAFETY: a row of the map; what it may hold is said in `conntrack`.
     let (flags, seen, egress, ingress) =
         unsafe { ((*row).flags, (*row).seen, (*row).egress_policy, (*row).ingress_policy) };
-    if question.now.saturating_sub(seen) > conntrack::lifetime(question.protocol, flags) {
+    if question.now.saturating_sub(seen) > lifetime(question.protocol, flags) {
         return false;
     }
     // Who sent the quoted packet receives the error.

@@ -28,6 +28,8 @@ use crate::{
     settings, source, uplink,
 };
 
+/// Protocol number of TCP.
+pub const TCP: u8 = 6;
 const UDP: u8 = 17;
 const IP_LEN: usize = 20;
 const IPV6_LEN: usize = 40;
@@ -300,12 +302,13 @@ pub fn admit(frame: &impl Frame, trace: &mut Trace, tunnel: &Tunnel, offset: usi
         src_policy: NO_POLICY,
         dst_identity: entry.identity,
         dst_policy: entry.policy,
+        to_host,
     };
     conntrack::judge(frame, trace, sides)?;
     combines(frame, tunnel.ecn, offset, eth.ether_type)?;
     let Ip { protocol, .. } = ip;
-    let FdbValue { ifindex, slot, .. } = *entry;
     let ether_type = eth.ether_type;
+    let FdbValue { ifindex, slot, .. } = *entry;
     Ok(Arrival::Receiver(Receiver { ifindex, slot, ether_type, protocol, host: to_host, group: false }))
 }
 

@@ -1,7 +1,7 @@
 //! Policies about packets that are no flow's: to a gateway, which answers itself, and to groups.
 
 use fabric_common::{
-    policy::{INGRESS, NO_POLICY},
+    policy::{INGRESS, NO_POLICY, verdict},
     reason::{Action, DropReason},
 };
 
@@ -25,6 +25,7 @@ pub fn sends<F: Frame>(frame: &F, trace: &Trace) -> Result<(), DropReason> {
         src_policy: trace.policy,
         dst_identity: BY_ADDRESS,
         dst_policy: NO_POLICY,
+        to_host: false,
     };
     conntrack::put(sides, trace.hook)?;
     match unpack(sends_packed(frame)) {
@@ -66,5 +67,7 @@ pub fn receives(policy: u32) -> u32 {
         return DropReason::PolicyNoPorts as u32;
     }
     let word = policy::policy_ask(policy, INGRESS, question.src_identity, transport::asked_port(question, false));
-    conntrack::answer(question, word)
+    let denied = conntrack::answer(question, word);
+    policy::count(word & verdict::NUMBER, question.packets, question.bytes);
+    denied
 }

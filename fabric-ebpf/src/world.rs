@@ -50,6 +50,7 @@ fn translate(ctx: &TcContext, trace: &Trace) -> Outcome {
         src_policy: trace.policy,
         dst_identity: BY_ADDRESS,
         dst_policy: NO_POLICY,
+        to_host: false,
     };
     conntrack::judge(ctx, trace, sides)?;
     conntrack::put(sides, trace.hook)?;
@@ -117,6 +118,7 @@ fn find(ctx: &TcContext, trace: &Trace) -> u32 {
         src_policy: NO_POLICY,
         dst_identity: IDENTITY_ANYONE,
         dst_policy: NO_POLICY,
+        to_host: false,
     };
     if conntrack::put(sides, trace.hook).is_err() { nat::NONE } else { nat::nat_find(skb(ctx)) }
 }
@@ -162,6 +164,7 @@ fn deliver(ctx: &TcContext, trace: &mut Trace, found: u32) -> Outcome {
         src_policy: NO_POLICY,
         dst_identity: entry.identity,
         dst_policy: entry.policy,
+        to_host: false,
     };
     if found == nat::ABOUT {
         about(ctx, trace, sides)?;

@@ -4,11 +4,13 @@ use std::{collections::BTreeMap, time::Duration};
 
 use aya::{
     Pod,
-    maps::{HashMap, LpmTrie, MapData, lpm_trie},
+    maps::{HashMap, LpmTrie, MapData, PerCpuHashMap, PerCpuValues, lpm_trie},
+    util::nr_cpus,
 };
 use fabric_common::{
     abi,
     addr::Addr,
+    counters::Tally,
     flow::{FlowKey, FlowValue},
     policy::{IDENTITY_ANYONE, PolicyKey, PolicyPorts, PolicyValue, verdict},
 };
@@ -104,6 +106,31 @@ impl Rig {
         [abi::FLOWS.name, abi::NEW_FLOWS.name].map(|name| {
             self.hash::<FlowKey, FlowValue>(name).iter().map(|row| row.expect("it can be read")).collect()
         })
+    }
+
+    /// Gives rules a row to be counted in, as the agent does.
+    pub fn count_rules(&mut self, rules: &[u32]) {
+        let cpus = nr_cpus().expect("the kernel tells how many CPUs it has");
+        let mut map = self.rule_counters();
+        for rule in rules {
+            let zero = PerCpuValues::try_from(vec![Tally { packets: 0, bytes: 0 }; cpus]);
+            map.insert(rule, zero.expect("one for each CPU"), 0).expect("the row can be written");
+        }
+    }
+
+    /// Packets and bytes of each rule that is counted, and decided on any.
+    pub fn counted(&mut self) -> BTreeMap<u32, (u64, u64)> {
+        let rows = self.rule_counters();
+        let rows = rows.iter().map(|row| row.expect("it can be read"));
+        let sums = rows.map(|(rule, values)| {
+            (rule, (values.iter().map(|v| v.packets).sum(), values.iter().map(|v| v.bytes).sum()))
+        });
+        sums.filter(|(_, counted)| *counted != (0, 0)).collect()
+    }
+
+    fn rule_counters(&mut self) -> PerCpuHashMap<&mut MapData, u32, Tally> {
+        let map = self.ebpf.map_mut(abi::RULE_COUNTERS.name).expect("it exists");
+        PerCpuHashMap::try_from(map).expect("a per-CPU hash")
     }
 
     /// How many flows there are of each kind.

@@ -1,11 +1,15 @@
 //! The agent's maps on the real kernel: what is reused, resized, refused and repaired. Needs root.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use aya::maps::{HashMap, Map, MapData, MapInfo, PerCpuArray, PerCpuHashMap, PerCpuValues};
 use fabric_agent::{
     dataplane::{
-        Dataplane, DataplaneError,
+        Dataplane, DataplaneError, Row,
         ownership::{self, map_pin},
     },
     plan::desired::{PrefixKey, Tables},
@@ -17,7 +21,8 @@ use fabric_common::{
     counters::{DropKey, Tally},
     endpoint::{EndpointKey, EndpointValue},
     fdb::{FdbKey, FdbValue},
-    policy::{EGRESS, IDENTITY_ANYONE, PolicyKey, PolicyValue, verdict},
+    flow::{FlowKey, FlowValue},
+    policy::{EGRESS, IDENTITY_ANYONE, KIND_RULE, NumberKey, NumberValue, PolicyKey, PolicyValue, verdict},
     port::PortCounters,
     prefix::VniPrefix,
     reason::{DropReason, Hook},
@@ -271,6 +276,109 @@ fn a_drop_counter_that_is_removed_by_hand_counts_again() {
         assert!(done[0].starts_with("map row drops {hook "), "{done:?}");
         assert!(drops.get(&key, 0)?.iter().all(|tally| tally.packets == 0));
         assert!(dataplane.repair()?.is_empty());
+        Ok(())
+    });
+}
+
+#[test]
+fn rules_are_counted_for_as_long_as_their_numbers_are_taken() {
+    World::run(|world| {
+        let mut dataplane = world.open()?;
+        let numbers = |rules: &[u32]| -> BTreeMap<_, _> {
+            let row = |number: &u32| {
+                (NumberKey { kind: KIND_RULE, number: *number }, NumberValue { digest: [*number as u8; 16] })
+            };
+            rules.iter().map(row).collect()
+        };
+        let nothing = Tables::default();
+        let rows = Tables { numbers: numbers(&[1, 2]), ..Tables::default() };
+        let change = Change { actual: State::from(&nothing), wanted: State::from(&rows) };
+        assert!(dataplane.upsert(&rows, change).is_empty());
+        let map = Map::PerCpuHashMap(MapData::from_pin(world.pin(&abi::RULE_COUNTERS))?);
+        let mut counters = PerCpuHashMap::<_, u32, Tally>::try_from(map)?;
+        let mut values = counters.get(&2, 0)?.to_vec();
+        values[0].packets = 7;
+        counters.insert(2, PerCpuValues::try_from(values)?, 0)?;
+        counters.remove(&1)?;
+        assert_eq!(dataplane.dump()?, rows);
+        let packets = |dataplane: &Dataplane| -> Result<Vec<(u32, u64)>> {
+            Ok(dataplane
+                .counters()?
+                .rules()?
+                .into_iter()
+                .map(|(rule, tally)| (rule, tally.packets))
+                .collect())
+        };
+        assert_eq!(packets(&dataplane)?, [(1, 0), (2, 7)], "what was removed by hand is back");
+        // Another agent finds them, and what its number is taken from begins anew.
+        drop(dataplane);
+        let mut dataplane = world.open()?;
+        dataplane.dump()?;
+        assert_eq!(packets(&dataplane)?, [(1, 0), (2, 7)]);
+        assert!(
+            dataplane.tables().delete(&Tables { numbers: numbers(&[2]), ..Tables::default() }).is_empty()
+        );
+        dataplane.dump()?;
+        assert_eq!(packets(&dataplane)?, [(1, 0)]);
+        Ok(())
+    });
+}
+
+#[test]
+fn more_rules_than_can_be_counted_are_in_force_all_the_same() {
+    World::run(|world| {
+        let mut options = world.options();
+        options.sizes.insert("rule_counters".to_owned(), 4);
+        let mut dataplane = Dataplane::open(&options)?;
+        let row =
+            |number| (NumberKey { kind: KIND_RULE, number }, NumberValue { digest: [number as u8; 16] });
+        let rows = Tables { numbers: (1..=9).map(row).collect(), ..Tables::default() };
+        let nothing = Tables::default();
+        let change = Change { actual: State::from(&nothing), wanted: State::from(&rows) };
+        assert!(dataplane.upsert(&rows, change).is_empty());
+        assert_eq!(dataplane.dump()?, rows);
+        assert_eq!(dataplane.counters()?.rules()?.len(), 4);
+        Ok(())
+    });
+}
+
+#[test]
+fn all_flows_are_read_in_parts_also_while_they_come_and_go() {
+    World::run(|world| {
+        let mut options = world.options();
+        options.sizes.insert("flows".to_owned(), 20_000);
+        let dataplane = Dataplane::open(&options)?;
+        let key = |number: u16, vni| FlowKey {
+            vni,
+            low: Addr::v4([10, 0, 0, 1]),
+            high: Addr::v4([10, 0, 0, 2]),
+            low_port: number.to_be_bytes(),
+            high_port: [0, 80],
+            protocol: 17,
+            zero: [0; 3],
+        };
+        let map = |spec| -> Result<HashMap<MapData, FlowKey, FlowValue>> {
+            Ok(Map::LruHashMap(MapData::from_pin(world.pin(spec))?).try_into()?)
+        };
+        let (mut flows, mut new) = (map(&abi::FLOWS)?, map(&abi::NEW_FLOWS)?);
+        let value = FlowValue::from_row(&[0; size_of::<FlowValue>()]).expect("any bits are a row");
+        for number in 0..10_000 {
+            flows.insert(key(number, 1), value, 0)?;
+        }
+        new.insert(key(1, 2), value, 0)?;
+        let mut cursor = dataplane.flow_reader()?.cursor();
+        let (mut found, mut parts) = (BTreeSet::new(), 0);
+        while let Some(rows) = cursor.next_rows()? {
+            assert!(rows.len() <= 4096, "{} rows at once", rows.len());
+            found.extend(rows.iter().map(|(key, _)| (key.vni, u16::from_be_bytes(key.low_port))));
+            parts += 1;
+            // What was just read is removed: the reading goes on where it was.
+            for (gone, _) in rows.iter().filter(|(key, _)| key.vni == 1) {
+                flows.remove(gone)?;
+            }
+        }
+        assert_eq!(found.len(), 10_001);
+        assert!(parts >= 4, "{parts} parts");
         Ok(())
     });
 }

@@ -119,22 +119,23 @@ fn documents() -> Result<Vec<(&'static str, String)>> {
         ("maps.md", maps().context("formatting")?),
         ("drop-reasons.md", reasons().context("formatting")?),
     ];
-    documents.extend(openapi()?.map(|text| ("openapi.json", text)));
+    documents.extend(said_by_agent("openapi")?.map(|text| ("openapi.json", text)));
+    documents.extend(said_by_agent("metrics")?.map(|text| ("metrics.md", text)));
     Ok(documents)
 }
 
 /// None if the agent has no such command.
-fn openapi() -> Result<Option<String>> {
+fn said_by_agent(command: &str) -> Result<Option<String>> {
     let output = Command::new(bin_dir().join("fabric-agent"))
-        .arg("openapi")
+        .arg(command)
         .output()
-        .context("fabric-agent openapi")?;
+        .with_context(|| format!("fabric-agent {command}"))?;
     // Clap's status for an unknown command.
     if output.status.code() == Some(2) {
         return Ok(None);
     }
     if !output.status.success() {
-        bail!("fabric-agent openapi: {}", String::from_utf8_lossy(&output.stderr).trim());
+        bail!("fabric-agent {command}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(Some(String::from_utf8(output.stdout)?))
 }

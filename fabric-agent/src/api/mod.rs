@@ -7,7 +7,9 @@ mod capture;
 mod endpoints;
 mod error;
 mod events;
+mod flows;
 mod health;
+mod metrics;
 mod namespaces;
 mod networks;
 mod nodes;
@@ -29,11 +31,11 @@ use axum::{
 };
 use tokio::{net::UnixListener, sync::watch, time::sleep};
 
-pub use self::{openapi::openapi, socket::bind};
+pub use self::{metrics::serve_metrics, openapi::openapi, socket::bind};
 use crate::{
     observe::{
-        capture::CaptureSource, counters::CounterSource, events::EventHub, report::ReportSource,
-        trace::TraceSource,
+        capture::CaptureSource, counters::CounterSource, events::EventHub, flows::FlowSource,
+        report::ReportSource, trace::TraceSource,
     },
     service::Service,
 };
@@ -53,6 +55,7 @@ pub struct ApiState {
     tracer: Option<Arc<dyn TraceSource>>,
     captures: Option<Arc<dyn CaptureSource>>,
     reports: Option<Arc<dyn ReportSource>>,
+    flows: Option<Arc<dyn FlowSource>>,
     /// Becomes true when the server ends, so that streams end.
     closing: watch::Receiver<bool>,
 }
@@ -62,7 +65,7 @@ impl ApiState {
     pub fn new(service: Service, events: EventHub, counters: Arc<dyn CounterSource>) -> Self {
         // Replaced by `serve`. A receiver whose sender is gone counts as "not closing".
         let (_, closing) = watch::channel(false);
-        Self { service, events, counters, tracer: None, captures: None, reports: None, closing }
+        Self { service, events, counters, tracer: None, captures: None, reports: None, flows: None, closing }
     }
 
     /// With somebody who walks packets.
@@ -75,6 +78,12 @@ impl ApiState {
     #[must_use]
     pub fn with_reports(self, reports: Arc<dyn ReportSource>) -> Self {
         Self { reports: Some(reports), ..self }
+    }
+
+    /// With somebody who reads flows.
+    #[must_use]
+    pub fn with_flows(self, flows: Arc<dyn FlowSource>) -> Self {
+        Self { flows: Some(flows), ..self }
     }
 
     /// With somebody who captures packets.
@@ -130,6 +139,7 @@ fn router(state: ApiState) -> Router {
         .route("/v1/status", get(health::status))
         .route("/v1/counters", get(health::counters))
         .route("/v1/events", get(events::stream))
+        .route("/v1/flows", get(flows::stream))
         .route("/v1/trace", post(trace::trace))
         .route("/v1/report", get(report::report))
         .route("/v1/capture", post(capture::capture))

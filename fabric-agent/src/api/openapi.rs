@@ -13,6 +13,7 @@ use fabric_api::{
     // utoipa takes the bare name for any JSON object.
     Object as AnyObject,
     capture::CaptureRequest,
+    flow::{Flow, FlowState},
     policy::{LintFinding, PolicyAnswer, PolicyQuestion},
     report::Report,
     status::{Applied, Counter, ErrorBody, Status},
@@ -21,7 +22,7 @@ use fabric_api::{
 use utoipa::OpenApi;
 
 use super::{
-    apply, capture, endpoints, events, health, namespaces, networks, nodes, policies, report, trace,
+    apply, capture, endpoints, events, flows, health, namespaces, networks, nodes, policies, report, trace,
 };
 
 #[derive(OpenApi)]
@@ -39,9 +40,9 @@ use super::{
         namespaces::list, namespaces::inspect, namespaces::remove,
         apply::apply,
         health::status, health::counters,
-        events::stream, trace::trace, capture::capture, report::report
+        events::stream, flows::stream, trace::trace, capture::capture, report::report
     ),
-    components(schemas(Network, Endpoint, Node, Namespace, PolicyQuestion, PolicyAnswer, LintFinding, AnyObject, Applied, Status, Counter, Event, TraceRequest, TraceReport, CaptureRequest, Report, ErrorBody)),
+    components(schemas(Network, Endpoint, Node, Namespace, PolicyQuestion, PolicyAnswer, LintFinding, AnyObject, Applied, Status, Counter, Event, Flow, FlowState, TraceRequest, TraceReport, CaptureRequest, Report, ErrorBody)),
     tags(
         (name = "networks", description = "Layer 2 networks, one VNI each"),
         (name = "endpoints", description = "Attachments of containers"),

@@ -1,30 +1,37 @@
 //! The whole way: client, socket, router, service and store, above a kernel that is ready for everything.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use fabric_api::{
     Network, Object,
     client::{Client, ClientError, EventFilter},
+    flow::FlowFilter,
     parse,
     status::{Counter, EndpointCounters, ErrorBody, State, Status},
 };
 use fabric_common::{
     addr::{Addr, Mac},
+    counters::Tally,
     event::{DropEvent, VERSION},
+    flow::{FlowKey, FlowValue},
 };
 use futures::{FutureExt, future::BoxFuture};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::UnixStream,
+    net::{TcpListener, TcpStream, UnixStream},
     sync::oneshot,
     task::JoinHandle,
 };
 
-use super::{ApiState, bind, openapi, serve};
+use super::{ApiState, bind, openapi, serve, serve_metrics};
 use crate::{
-    observe::{counters::CounterSource, events::EventHub},
+    observe::{
+        counters::CounterSource,
+        events::EventHub,
+        flows::{FlowScan, FlowSource, boot_time},
+    },
     plan::desired::{NodeFacts, UplinkFacts},
     service::{Kernel, Service, ServiceSettings},
     store::EmbeddedStore,
@@ -63,12 +70,85 @@ impl CounterSource for Ready {
     fn read(&self) -> anyhow::Result<Vec<Counter>> {
         Ok(vec![Counter { name: "spoof_ip".to_owned(), packets: 3, ..Counter::default() }])
     }
+
+    fn rules(&self) -> anyhow::Result<BTreeMap<u32, Tally>> {
+        Ok([(7, Tally { packets: 5, bytes: 300 }), (8, Tally { packets: 1, bytes: 60 })].into())
+    }
+}
+
+/// Parts of 100 rows each; the last but one has only rows that have expired.
+struct Parts(u8);
+
+impl FlowSource for Ready {
+    fn scan(&self) -> Box<dyn FlowScan> {
+        Box::new(Parts(0))
+    }
+}
+
+impl FlowScan for Parts {
+    fn next_rows(&mut self) -> anyhow::Result<Option<Vec<(FlowKey, FlowValue)>>> {
+        self.0 += 1;
+        let seen = if self.0 == 2 { 0 } else { boot_time() };
+        let row = |number: u8| {
+            let key = FlowKey {
+                vni: 77,
+                low: Addr::v4([192, 168, 10, number]),
+                high: Addr::v4([192, 168, 10, 200]),
+                low_port: [0, self.0],
+                high_port: [0, 80],
+                protocol: 17,
+                zero: [0; 3],
+            };
+            let value = FlowValue {
+                flags: 0,
+                began: 0,
+                seen,
+                began_bytes: 1,
+                answer_bytes: 0,
+                egress_policy: 0,
+                egress_identity: 0,
+                egress_rule: 0,
+                ingress_policy: 0,
+                ingress_identity: 0,
+                ingress_rule: 0,
+            };
+            (key, value)
+        };
+        Ok((self.0 < 4).then(|| (0..100).map(row).collect()))
+    }
+}
+
+#[tokio::test]
+async fn flows_are_streamed_in_parts_without_those_that_have_expired() {
+    let server = Server::start();
+    let client = server.client();
+    client.create_network(&blue()).await.expect("a network");
+    let count = async |filter: FlowFilter| {
+        let mut flows = client.flows(&filter).await.expect("a stream");
+        let mut count = 0;
+        while let Some(flow) = flows.next().await.expect("a flow") {
+            assert_eq!((&*flow.network, &*flow.protocol), ("blue", "UDP"));
+            count += 1;
+        }
+        count
+    };
+    assert_eq!(count(FlowFilter::default()).await, 200);
+    assert_eq!(count(FlowFilter { limit: Some(150), ..FlowFilter::default() }).await, 150);
+    assert_eq!(count(FlowFilter { limit: Some(0), ..FlowFilter::default() }).await, 0);
+    let address = Some("192.168.10.7".to_owned());
+    assert_eq!(count(FlowFilter { address, ..FlowFilter::default() }).await, 2);
+    let refused =
+        client.flows(&FlowFilter { network: Some("red".to_owned()), ..FlowFilter::default() }).await;
+    assert_eq!(refused.expect_err("no such network").to_string(), "there is no network red");
+    let (status, error) = server.refused("GET /v1/flows?state=old", "").await;
+    assert!(status == 400 && error.contains("state=new|established|closing"), "{error}");
 }
 
 /// A server on a temporary socket.
 struct Server {
     directory: TempDir,
     events: EventHub,
+    state: ApiState,
     stop: oneshot::Sender<()>,
     running: JoinHandle<anyhow::Result<()>>,
 }
@@ -82,9 +162,9 @@ impl Server {
         let events = EventHub::default();
         let listener = bind(&directory.path().join("fabric.sock"), "--socket").expect("a socket");
         let (stop, stopped) = oneshot::channel();
-        let state = ApiState::new(service, events.clone(), Arc::new(Ready));
-        let running = tokio::spawn(serve(listener, state, stopped.map(drop)));
-        Self { directory, events, stop, running }
+        let state = ApiState::new(service, events.clone(), Arc::new(Ready)).with_flows(Arc::new(Ready));
+        let running = tokio::spawn(serve(listener, state.clone(), stopped.map(drop)));
+        Self { directory, events, state, stop, running }
     }
 
     fn socket(&self) -> PathBuf {
@@ -218,6 +298,42 @@ async fn a_body_beyond_the_limit_is_refused() {
     assert_eq!(&answer, b"HTTP/1.1 413");
 }
 
+#[tokio::test]
+async fn metrics_are_scraped_over_tcp() {
+    let server = Server::start();
+    server.client().create_network(&blue()).await.expect("a network");
+    server.events.set_rules(Arc::new([(7, "NetworkPolicy/shop/db/ingress/0".to_owned())].into()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(serve_metrics(listener, server.state.clone(), stopped.map(drop)));
+    let ask = async |path: &str| {
+        let mut stream = TcpStream::connect(address).await.expect("it listens");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("it answers");
+        answer
+    };
+    let answer = ask("/metrics").await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("application/openmetrics-text"),
+        "{answer}"
+    );
+    for line in [
+        "fabric_networks 1",
+        "fabric_in_sync 1",
+        "fabric_store_up 1",
+        "fabric_rule_packets_total{rule=\"NetworkPolicy/shop/db/ingress/0\"} 5",
+        "fabric_flows{state=\"new\"} 200",
+    ] {
+        assert!(answer.lines().any(|found| found == line), "{line} is not in {answer}");
+    }
+    assert!(ask("/v1/status").await.starts_with("HTTP/1.1 404"), "nothing but metrics");
+    stop.send(()).expect("it runs");
+    running.await.expect("no panic").expect("a clean end");
+}
+
 fn drop_of(vni: u32) -> DropEvent {
     DropEvent {
         version: VERSION,
@@ -274,6 +390,7 @@ fn the_document_names_every_route() {
             "/v1/endpoints/{name}",
             "/v1/endpoints/{name}/move",
             "/v1/events",
+            "/v1/flows",
             "/v1/namespaces",
             "/v1/namespaces/{name}",
             "/v1/networks",

@@ -1,6 +1,10 @@
 //! What people type, before it is checked.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use serde::{Deserialize, Deserializer};
 
@@ -42,6 +46,8 @@ pub enum Command {
     /// Print the API's description (OpenAPI), as the socket gives it under /v1/openapi.json
     #[command(hide = true)]
     Openapi,
+    /// Print a page about every metric that --metrics serves
+    Metrics,
 }
 
 /// How uplinks are watched.
@@ -118,9 +124,9 @@ pub struct Settings {
     /// Docker's own API, where the names and labels of its containers are read [default: /run/docker.sock]
     #[arg(long, global = true, value_name = "PATH", env = "FABRIC_DOCKER_SOCKET")]
     pub docker_socket: Option<PathBuf>,
-    /// Not available in this version
-    #[arg(long, global = true, value_name = "ADDR", env = "FABRIC_METRICS")]
-    pub metrics: Option<String>,
+    /// Serve metrics for Prometheus on this address and TCP port, like 127.0.0.1:9961 [default: none]
+    #[arg(long, global = true, value_name = "ADDR:PORT", env = "FABRIC_METRICS")]
+    pub metrics: Option<SocketAddr>,
     /// Drop events a second and CPU; 0 turns them off, counters stay exact [default: 100]
     #[arg(long, global = true, value_name = "N", env = "FABRIC_EVENTS_PER_SECOND")]
     pub events_per_second: Option<u32>,

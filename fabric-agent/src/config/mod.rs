@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -50,6 +50,8 @@ pub struct Config {
     pub vxlan_port: u16,
     /// UDP port of probes of the paths to other VTEPs, not 0; none: nothing is probed.
     pub probe_port: Option<u16>,
+    /// Where metrics are served; none: nowhere.
+    pub metrics: Option<SocketAddr>,
     /// DSCP of outer headers.
     pub dscp: Dscp,
     /// First and last port of the host that masqueraded flows are given.
@@ -97,9 +99,6 @@ impl Config {
     /// # Errors
     /// The first one that is wrong.
     pub fn check(settings: Settings) -> Result<Self, ConfigError> {
-        if settings.metrics.is_some() {
-            return fail("--metrics is not available in this version".to_owned());
-        }
         let events_per_second = settings.events_per_second.unwrap_or(DEFAULT_EVENTS);
         if events_per_second > MAX_EVENTS {
             return fail(format!(
@@ -112,6 +111,7 @@ impl Config {
             vteps: vteps(settings.vtep)?,
             vxlan_port: port(settings.vxlan_port)?,
             probe_port: probe_port(settings.probe_port, settings.vxlan_port)?,
+            metrics: settings.metrics,
             dscp: dscp(settings.dscp.as_deref())?,
             nat_ports: nat_ports(settings.nat_ports.as_deref(), settings.vxlan_port, settings.probe_port)?,
             uplink_mode: settings.uplink_mode.unwrap_or_default(),

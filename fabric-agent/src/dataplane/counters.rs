@@ -1,6 +1,9 @@
 //! Counters as the programs keep them, summed over the CPUs.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use aya::maps::{Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
 use fabric_api::status::{Counter, EndpointCounters, MapStatus};
@@ -15,6 +18,7 @@ use super::{
     error::DataplaneError,
     maps::{self, OpenMaps, aya_error},
     resize,
+    sys::RawMap,
 };
 
 /// A reader of every counter. Cheap to clone; works as long as it lives, also while a pass is running.
@@ -26,6 +30,7 @@ pub struct Counters {
 struct Opened {
     drops: PerCpuHashMap<MapData, DropKey, Tally>,
     actions: PerCpuArray<MapData, Tally>,
+    rules: PerCpuHashMap<MapData, u32, Tally>,
     ports: Map,
     all: Vec<(&'static MapSpec, MapData)>,
 }
@@ -34,12 +39,14 @@ impl Counters {
     pub(super) fn open(open: &OpenMaps) -> Result<Self, DataplaneError> {
         let drops = Map::PerCpuHashMap(open.reopen(&abi::DROPS)?);
         let actions = Map::PerCpuArray(open.reopen(&abi::ACTIONS)?);
+        let rules = Map::PerCpuHashMap(open.reopen(&abi::RULE_COUNTERS)?);
         let ports = Map::PerCpuArray(open.reopen(&abi::PORT_COUNTERS)?);
         let all =
             MAPS.iter().map(|spec| Ok((spec, open.reopen(spec)?))).collect::<Result<_, DataplaneError>>()?;
         let opened = Opened {
             drops: drops.try_into().map_err(failed(&abi::DROPS, "open it"))?,
             actions: actions.try_into().map_err(failed(&abi::ACTIONS, "open it"))?,
+            rules: rules.try_into().map_err(failed(&abi::RULE_COUNTERS, "open it"))?,
             ports,
             all,
         };
@@ -49,9 +56,7 @@ impl Counters {
     /// Makes a row of `drops` for every pair, so that the programs only count; values that are there stay. Returns the
     /// pairs whose row was missing.
     pub(super) fn fill_drops(&self) -> Result<Vec<(Hook, DropReason)>, DataplaneError> {
-        let raw_map = self.maps.all.iter().find(|(spec, _)| spec.name == abi::DROPS.name);
-        let Some((spec, data)) = raw_map else { return Ok(Vec::new()) };
-        let raw = maps::raw(spec, data)?;
+        let Some(raw) = self.raw(&abi::DROPS)? else { return Ok(Vec::new()) };
         let error = DataplaneError::map(abi::DROPS.name, "fill it");
         let mut missing = Vec::new();
         for (hook, reason) in pairs(Hook::ALL, DropReason::ALL) {
@@ -63,6 +68,52 @@ impl Counters {
             }
         }
         Ok(missing)
+    }
+
+    fn raw(&self, wanted: &MapSpec) -> Result<Option<RawMap<'_>>, DataplaneError> {
+        let map = self.maps.all.iter().find(|(spec, _)| spec.name == wanted.name);
+        map.map(|(spec, data)| maps::raw(spec, data)).transpose()
+    }
+
+    /// Makes a row of `rule_counters` for each of these rules that has none, so that the programs only count. Rules beyond the
+    /// map's room have none and are not counted; returns how many.
+    pub(super) fn add_rules(&self, rules: &BTreeSet<u32>) -> Result<usize, DataplaneError> {
+        let Some(raw) = self.raw(&abi::RULE_COUNTERS)? else { return Ok(rules.len()) };
+        let error = DataplaneError::map(abi::RULE_COUNTERS.name, "fill it");
+        let zero = vec![0; raw.value_size()];
+        let mut left = 0;
+        for rule in rules {
+            let key = rule.to_ne_bytes();
+            if raw.lookup(&key).map_err(&error)?.is_some() {
+                continue;
+            }
+            match raw.update(&key, &zero) {
+                Ok(()) => {}
+                Err(full) if full.raw_os_error() == Some(nix::libc::E2BIG) => left += 1,
+                Err(other) => return Err(error(other)),
+            }
+        }
+        Ok(left)
+    }
+
+    /// As [`Self::add_rules`], and takes the rows of all other rules away: what else gets such a number begins at zero.
+    pub(super) fn keep_rules(&self, rules: &BTreeSet<u32>) -> Result<usize, DataplaneError> {
+        let Some(raw) = self.raw(&abi::RULE_COUNTERS)? else { return Ok(rules.len()) };
+        let error = DataplaneError::map(abi::RULE_COUNTERS.name, "tidy it");
+        for key in raw.keys().map_err(&error)? {
+            let number = <[u8; 4]>::try_from(key.as_slice()).map(u32::from_ne_bytes);
+            if !number.is_ok_and(|number| rules.contains(&number)) {
+                raw.delete(&key).map_err(&error)?;
+            }
+        }
+        self.add_rules(rules)
+    }
+
+    /// What each rule that is counted has decided on, by its number.
+    pub fn rules(&self) -> Result<BTreeMap<u32, Tally>, DataplaneError> {
+        let rows = self.maps.rules.iter();
+        let rows = rows.map(|row| row.map(|(rule, values)| (rule, sum(&values))));
+        rows.collect::<Result<_, _>>().map_err(failed(&abi::RULE_COUNTERS, "read it"))
     }
 
     /// Every drop and action of every hook, zeros included, in the order of hooks and then numbers.
@@ -107,11 +158,7 @@ impl Counters {
 
     /// Sets a slot to zero, before another endpoint gets it.
     pub fn reset_port(&self, slot: u32) -> Result<(), DataplaneError> {
-        let Some((spec, data)) = self.maps.all.iter().find(|(spec, _)| spec.name == abi::PORT_COUNTERS.name)
-        else {
-            return Ok(());
-        };
-        let raw = maps::raw(spec, data)?;
+        let Some(raw) = self.raw(&abi::PORT_COUNTERS)? else { return Ok(()) };
         raw.update(&slot.to_ne_bytes(), &vec![0; raw.value_size()])
             .map_err(DataplaneError::map(abi::PORT_COUNTERS.name, "reset a slot"))
     }

@@ -149,6 +149,9 @@ impl Flow {
             flags: self.flags,
             began: u32::try_from(began).unwrap_or(u32::MAX),
             seen: now.saturating_sub(self.seen.saturating_mul(1_000_000)),
+            // Counted from here on, as the rules' packets are.
+            began_bytes: 0,
+            answer_bytes: 0,
             egress_policy: NO_POLICY,
             egress_identity: IDENTITY_ANYONE,
             egress_rule: 0,
@@ -187,6 +190,8 @@ mod tests {
         let value = FlowValue {
             flags: FLAG_ANSWERED | fabric_common::flow::FLAG_BEGAN_HIGH,
             began: 90,
+            began_bytes: 5,
+            answer_bytes: 6,
             seen: 95 * SECOND,
             egress_policy: 1,
             egress_identity: 2,

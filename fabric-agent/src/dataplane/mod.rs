@@ -28,6 +28,7 @@ mod describe;
 mod error;
 mod events;
 mod features;
+mod flow_cursor;
 mod flows;
 mod inspect;
 mod loader;
@@ -44,11 +45,12 @@ mod trace;
 mod xdp;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
 use fabric_api::status::Feature;
+use fabric_common::{abi, policy::KIND_RULE};
 
 use self::{attach::Links, bpffs::Directory, features::KernelFeatures, maps::OpenMaps};
 pub use self::{
@@ -60,13 +62,17 @@ pub use self::{
     error::DataplaneError,
     events::{Events, EventsError},
     features::KernelRelease,
+    flow_cursor::{FlowCursor, FlowReader},
     flows::Flows,
     inspect::{Dump, Inspector},
     loader::Logger,
     tables::{Failure, Row, Table, TableSet},
     trace::{Tracer, Walked},
 };
-use crate::plan::desired::Attachment;
+use crate::{
+    plan::desired::{Attachment, Tables},
+    policy::Change,
+};
 
 /// Refuses to go on without the capabilities that everything here needs.
 ///
@@ -108,6 +114,13 @@ pub struct Dataplane {
     links: Links,
     kernel: KernelFeatures,
     logger: Option<Logger>,
+    /// Rules that found no room in `rule_counters`.
+    uncounted: usize,
+}
+
+/// The rules whose numbers are taken.
+fn rules(tables: &Tables) -> BTreeSet<u32> {
+    tables.numbers.keys().filter(|key| key.kind == KIND_RULE).map(|key| key.number).collect()
 }
 
 impl Dataplane {
@@ -139,12 +152,43 @@ impl Dataplane {
             links,
             kernel,
             logger: loaded.logger,
+            uncounted: 0,
         })
     }
 
     /// Our directory on the bpffs.
     pub fn bpffs(&self) -> &Path {
         self.directory.root()
+    }
+
+    /// Everything that is in the tables. Rules whose numbers are there are counted from now on, others no longer.
+    pub fn dump(&mut self) -> Result<Tables, DataplaneError> {
+        let found = self.tables.dump()?;
+        let left = self.counters.keep_rules(&rules(&found))?;
+        self.uncounted(left);
+        Ok(found)
+    }
+
+    /// Writes rows as [`TableSet::upsert`] does, after those that count for new rules.
+    pub fn upsert(&mut self, rows: &Tables, change: Change<'_>) -> Vec<DataplaneError> {
+        let counted = self.counters.add_rules(&rules(rows));
+        let errors = self.tables.upsert(rows, change);
+        // A rule is in force whether it is counted or not; the next dump says more.
+        if let Err(error) = counted {
+            tracing::warn!("{error}");
+        }
+        errors
+    }
+
+    fn uncounted(&mut self, rules: usize) {
+        if rules > 0 && rules != self.uncounted {
+            tracing::warn!(
+                "map `{0}` is full, {rules} rules of policies are not counted: set `{0}` under [maps] in the agent's file \
+                 higher and restart the agent",
+                abi::RULE_COUNTERS.name
+            );
+        }
+        self.uncounted = rules;
     }
 
     /// The tables that the agent fills.
@@ -221,6 +265,11 @@ impl Dataplane {
     /// events. Needs a tokio runtime.
     pub fn captures(&self) -> Result<(CaptureSwitch, CapturedDrops), DataplaneError> {
         Ok((CaptureSwitch::open(&self.maps)?, CapturedDrops::open(&self.maps)?))
+    }
+
+    /// A reader of connection tracking; independent of this value.
+    pub fn flow_reader(&self) -> Result<FlowReader, DataplaneError> {
+        FlowReader::open(&self.maps)
     }
 
     /// A reader of every map and program, for reports; independent of this value.

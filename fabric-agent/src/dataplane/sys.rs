@@ -25,6 +25,7 @@ const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const PROG_QUERY: libc::c_long = 16;
+const MAP_LOOKUP_BATCH: libc::c_long = 24;
 const MAP_UPDATE_BATCH: libc::c_long = 26;
 const MAP_DELETE_BATCH: libc::c_long = 27;
 const LINK_GET_FD_BY_ID: libc::c_long = 30;
@@ -72,6 +73,13 @@ fn own(fd: libc::c_long) -> io::Result<OwnedFd> {
     // SAFETY: the kernel just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
+
+/// Keys and values as bytes.
+pub(super) type Entries = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// How far a reading by [`RawMap::lookup_batch`] has come.
+#[derive(Debug, Default)]
+pub(super) struct Batch(Option<u32>);
 
 /// A map as bytes: descriptor and the sizes that the kernel reads and writes.
 #[derive(Clone, Copy, Debug)]
@@ -145,6 +153,33 @@ impl<'a> RawMap<'a> {
         self.batch(MAP_DELETE_BATCH, keys, ptr::null())
     }
 
+    /// The next entries, at most `room`, and whether there may be more. Safe against removals meanwhile, which `next_key` is not:
+    /// it begins anew where its key is gone. Without room for a bucket of the hash the error is `ENOSPC`; then ask for more.
+    /// Hashes only (Linux 5.6).
+    pub(super) fn lookup_batch(&self, at: &mut Batch, room: usize) -> io::Result<(Entries, bool)> {
+        let (mut keys, mut values) = (vec![0; room * self.key], vec![0; room * self.value]);
+        let mut next = 0u32;
+        let current = at.0.as_ref().map_or(ptr::null(), ptr::from_ref);
+        let mut attr = Attr::default()
+            .long(0, current.addr() as u64)
+            .long(8, ptr::from_mut(&mut next).addr() as u64)
+            .long(16, keys.as_mut_ptr().addr() as u64)
+            .long(24, values.as_mut_ptr().addr() as u64)
+            .word(32, u32::try_from(room).unwrap_or(u32::MAX))
+            .fd(36, self.fd);
+        // SAFETY: there is room for as many keys and values as said; the place of a hash is four bytes (`generic_map_lookup_batch`
+        // and `__htab_map_lookup_and_delete_batch` in `kernel/bpf`).
+        let more = match unsafe { bpf(MAP_LOOKUP_BATCH, &mut attr) } {
+            Ok(_) => true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(error),
+        };
+        at.0 = Some(next);
+        let count = (attr.0[8] as usize).min(room);
+        let keys = keys.chunks(self.key).map(<[u8]>::to_vec);
+        Ok((keys.zip(values.chunks(self.value).map(<[u8]>::to_vec)).take(count).collect(), more))
+    }
+
     fn batch(&self, command: libc::c_long, keys: &[u8], values: *const u8) -> (usize, io::Result<()>) {
         let count = keys.len() / self.key;
         let mut attr = Attr::default()
@@ -180,6 +215,16 @@ impl<'a> RawMap<'a> {
             }
         }
         Ok(entries)
+    }
+
+    /// Every key.
+    pub(super) fn keys(&self) -> io::Result<Vec<Vec<u8>>> {
+        let (mut keys, mut key) = (Vec::new(), self.next_key(None)?);
+        while let Some(current) = key {
+            key = self.next_key(Some(&current))?;
+            keys.push(current);
+        }
+        Ok(keys)
     }
 
     /// How many entries there are.

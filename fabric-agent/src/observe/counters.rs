@@ -1,6 +1,9 @@
 //! Counters, for whoever shows them without seeing a map.
 
+use std::collections::BTreeMap;
+
 use fabric_api::status::Counter;
+use fabric_common::counters::Tally;
 
 use crate::dataplane::Counters;
 
@@ -11,10 +14,20 @@ pub trait CounterSource: Send + Sync {
     /// # Errors
     /// The maps can't be read.
     fn read(&self) -> anyhow::Result<Vec<Counter>>;
+
+    /// What each rule of policies that is counted has decided on, by its number.
+    ///
+    /// # Errors
+    /// The map can't be read.
+    fn rules(&self) -> anyhow::Result<BTreeMap<u32, Tally>>;
 }
 
 impl CounterSource for Counters {
     fn read(&self) -> anyhow::Result<Vec<Counter>> {
         Ok(self.all()?)
+    }
+
+    fn rules(&self) -> anyhow::Result<BTreeMap<u32, Tally>> {
+        Ok(Self::rules(self)?)
     }
 }

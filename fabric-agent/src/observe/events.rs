@@ -96,6 +96,11 @@ impl EventHub {
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
     }
 
+    /// Names of policies' rules by their numbers.
+    pub fn rules(&self) -> Arc<RuleNames> {
+        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// A subscription to everything from now on.
     pub fn subscribe(&self) -> Subscription {
         Subscription { receiver: self.sender.subscribe(), lost: 0 }
@@ -184,7 +189,7 @@ fn mac(mac: Mac) -> String {
     if mac == Mac::ZERO { String::new() } else { mac.to_string() }
 }
 
-fn protocol(number: u8) -> String {
+pub(super) fn protocol(number: u8) -> String {
     match number {
         0 => String::new(),
         1 => "ICMP".to_owned(),

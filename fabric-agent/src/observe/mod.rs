@@ -3,7 +3,9 @@
 pub mod capture;
 pub mod counters;
 pub mod events;
+pub mod flows;
 pub mod log;
+pub mod metrics;
 pub mod names;
 pub mod report;
 pub mod trace;

@@ -1,5 +1,7 @@
 //! What the reconciler did, for people: changes because the wish changed, repairs because the kernel had.
 
+use std::time::SystemTime;
+
 use fabric_api::status::ReconcileStatus;
 
 /// How many repairs are remembered by name.
@@ -26,9 +28,16 @@ impl Account {
         self.status.last_repairs.drain(..excess);
     }
 
-    /// Books a pass and its errors.
-    pub(super) fn pass(&mut self, errors: Vec<String>) {
+    /// Books a pass, the rows that it left to be written or removed, and its errors.
+    pub(super) fn pass(&mut self, pending_rows: u64, errors: Vec<String>) {
         self.status.passes += 1;
+        self.status.pending_rows = pending_rows;
+        if errors.is_empty() {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            self.status.last_success = now.as_secs();
+        } else {
+            self.status.failed_passes += 1;
+        }
         self.status.errors = errors;
     }
 
@@ -51,5 +60,20 @@ mod tests {
         assert_eq!(account.status().repairs, REMEMBERED as u64 + 3);
         assert_eq!(account.status().last_repairs.len(), REMEMBERED);
         assert_eq!(account.status().last_repairs[0], "thing 3");
+    }
+
+    #[test]
+    fn a_pass_that_fails_is_no_success() {
+        let mut account = Account::default();
+        account.pass(2, vec!["no".to_owned()]);
+        let status = account.status();
+        assert_eq!(
+            (status.passes, status.failed_passes, status.last_success, status.pending_rows),
+            (1, 1, 0, 2)
+        );
+        account.pass(0, Vec::new());
+        let status = account.status();
+        assert_eq!((status.passes, status.failed_passes, status.pending_rows), (2, 1, 0));
+        assert!(status.last_success > 1_700_000_000, "{}", status.last_success);
     }
 }

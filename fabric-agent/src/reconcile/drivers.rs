@@ -200,11 +200,11 @@ impl Datapath for Dataplane {
     }
 
     fn dump(&mut self) -> Result<Tables, DataplaneError> {
-        self.tables().dump()
+        Self::dump(self)
     }
 
     fn upsert(&mut self, rows: &Tables, change: Change<'_>) -> Vec<DataplaneError> {
-        self.tables().upsert(rows, change)
+        Self::upsert(self, rows, change)
     }
 
     fn delete(&mut self, rows: &Tables) -> Vec<DataplaneError> {

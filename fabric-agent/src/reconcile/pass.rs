@@ -103,7 +103,7 @@ impl<L: Links, D: Datapath> Engine<L, D> {
         };
         let report = report::make(cluster, &desired, &self.facts, &self.rows, &done, &errors);
         self.equal = errors.equal();
-        self.account.pass(errors.sentences());
+        self.account.pass(self.rows.unfinished(), errors.sentences());
         report
     }
 

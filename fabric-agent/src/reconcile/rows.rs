@@ -117,6 +117,14 @@ macro_rules! row_deltas {
                 Tables { $( $field: self.$field.deletes(), )+ }
             }
 
+            /// How many rows are to be written or removed.
+            pub(super) fn unfinished(&self) -> u64 {
+                let counts = [$(
+                    self.$field.tracker.pending_upserts().count() + self.$field.tracker.pending_deletes().count(),
+                )+];
+                counts.iter().sum::<usize>() as u64
+            }
+
             /// Notes that these rows were written.
             pub(super) fn wrote(&mut self, batch: &Tables) {
                 $(

@@ -89,6 +89,11 @@ impl Service {
         Ok(status)
     }
 
+    /// What is wrong with the store, one sentence each.
+    pub fn store_troubles(&self) -> Vec<String> {
+        self.inner.store.troubles()
+    }
+
     pub(super) async fn view(&self) -> Result<View<'_>, ServiceError> {
         let snapshot = self.inner.store.snapshot().await?;
         let cluster = Cluster::from_objects(&snapshot.objects);

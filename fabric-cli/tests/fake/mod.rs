@@ -249,6 +249,15 @@ fn router(asked: Asked, status: Status) -> Router {
         StatusCode::NO_CONTENT
     };
     // One event, then the agent ends.
+    let flows = |State(asked): State<Asked>, uri: Uri| async move {
+        asked.lock().expect("no panic").push((uri.to_string(), Value::Null));
+        let side = |address, port, endpoint| json!({"address": address, "port": port, "endpoint": endpoint, "bytes": 74});
+        let flow = json!({"network": "blue", "vni": 77, "protocol": "TCP", "state": "established",
+            "source": side("192.168.10.2", 4000, "web"), "destination": side("fd00::1", 80, ""),
+            "began": "2026-01-02T03:04:05Z", "age": 65, "idle": 1, "expires": 431_999,
+            "egressRule": "NetworkPolicy/shop/web/egress/0"});
+        if uri.to_string().contains("new") { String::new() } else { format!("{flow}\n{flow}\n") }
+    };
     let events = |State(asked): State<Asked>, uri: Uri| async move {
         note(&asked, &format!("GET {uri}"), b"null");
         Body::from(serde_json::to_string(&drop_event()).expect("JSON") + "\n")
@@ -273,6 +282,7 @@ fn router(asked: Asked, status: Status) -> Router {
         .route("/v1/status", get(|| async { Json(status) }))
         .route("/v1/counters", get(counters))
         .route("/v1/events", get(events))
+        .route("/v1/flows", get(flows))
         .with_state(asked)
 }
 

@@ -105,6 +105,7 @@ fn judge(ctx: &TcContext, trace: &Trace, vni: u32, entry: &FdbValue, dst: u32) -
         src_policy: trace.policy,
         dst_identity: dst,
         dst_policy: if local { entry.policy } else { NO_POLICY },
+        to_host: false,
     };
     conntrack::judge(ctx, trace, sides)
 }

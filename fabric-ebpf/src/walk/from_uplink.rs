@@ -15,7 +15,7 @@ use crate::{
     outcome::{Outcome, Trace, Verdict, pack, unpack},
     packet::{self, Frame, skb},
     port, relay, settings,
-    tunnel::{self, Arrival, INNER_V4, INNER_V6, Outer, Tunnel},
+    tunnel::{self, Arrival, INNER_V4, INNER_V6, Outer, TCP, Tunnel},
     world,
 };
 
@@ -23,7 +23,6 @@ use crate::{
 const INNER_LINEAR: usize = 54;
 /// `PACKET_OTHERHOST` (`include/uapi/linux/if_packet.h`): not for this host's MAC, seen because of promiscuous mode.
 const OTHER_HOST: u32 = 3;
-const TCP: u8 = 6;
 
 /// Runs the walk.
 #[inline(always)]

@@ -194,7 +194,7 @@ fn the_cli_refuses_what_is_wrong_and_changes_nothing() -> Result<()> {
         ("no file", own(vec!["apply", "-f", "/run/none.yaml"]), 1, vec!["/run/none.yaml"]),
         ("no such policy", own(vec!["policy", "rm", "blue/nobody"]), 1, vec!["nobody"]),
         ("service", own(vec!["service", "ls"]), 1, vec!["service is not available"]),
-        ("flows", own(vec!["flows", "--follow"]), 1, vec!["flows is not available"]),
+        ("no such endpoint", own(vec!["flows", "--endpoint", "nobody"]), 1, vec!["no endpoint nobody"]),
         ("an unknown verb", own(vec!["nettwork", "ls"]), 2, vec!["nettwork"]),
         ("no agent", own(vec!["--socket", "/run/none.sock", "status"]), 1, vec!["/run/none.sock"]),
     ];
@@ -325,9 +325,9 @@ fn the_agent_refuses_what_is_wrong_and_disturbs_nobody() -> Result<()> {
         ("no such VTEP", [&base[..], &fresh, &["--vtep", "10.9.9.9"]].concat(), 1, vec!["10.9.9.9"]),
         (
             "--metrics",
-            [&base[..], &fresh, &["--metrics", "127.0.0.1:9961"]].concat(),
+            [&base[..], &fresh, &["--metrics", "10.9.9.9:9961"]].concat(),
             1,
-            vec!["--metrics is not available"],
+            vec!["--metrics 10.9.9.9:9961"],
         ),
         (
             "--docker-plugin",
