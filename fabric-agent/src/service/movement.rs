@@ -24,6 +24,8 @@ use crate::{service::draft::Draft, store::Snapshot};
 const RELAY: Duration = Duration::from_secs(5);
 /// When the new home ends it, if the former one has not.
 const RELAY_LATE: Duration = Duration::from_secs(60);
+/// How long a command that releases an endpoint waits for the new home to take over.
+const TAKE_OVER: Duration = Duration::from_secs(10);
 /// A step that failed is tried again after this.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -114,6 +116,7 @@ impl Service {
                 self.reach(owner, name, MovementPhase::Activated).await
             }
             MoveStep::Release => {
+                self.taken_over(name).await?;
                 let ((), revision) = self.transact(|draft| draft.release(owner, name)).await?;
                 self.settle(revision).await;
                 self.endpoint(name).await
@@ -263,6 +266,8 @@ impl Service {
                 self.transact(change).await.map(drop)
             }
             Turn::TakeRest => {
+                // By this the others know that the new home is one in its kernel as well.
+                self.settle(seen.metadata.revision).await;
                 if let Some(taken) = self.take_flows(seen).await? {
                     let change = |draft: &mut Draft| {
                         draft.took_flows(name, &taken);
@@ -312,6 +317,20 @@ impl Service {
             self.inner.kernel.take_flows(vni, &endpoint.spec.addresses, &note.value);
         }
         Ok(Some(note.value.clone()))
+    }
+
+    /// Waits until the new home has taken over, but not for ever.
+    async fn taken_over(&self, name: &str) -> Result<(), ServiceError> {
+        let mut changes = self.changes();
+        let end = tokio::time::Instant::now() + TAKE_OVER;
+        loop {
+            changes.mark_unchanged();
+            let snapshot = self.inner.store.snapshot().await?;
+            let over = !snapshot.cursors.contains_key(&flows_note(name));
+            if over || !matches!(tokio::time::timeout_at(end, changes.changed()).await, Ok(Ok(()))) {
+                return Ok(());
+            }
+        }
     }
 
     /// Whether a move and its connections stay as they are for a time.

@@ -170,7 +170,7 @@ impl Draft {
         Ok(())
     }
 
-    /// Ends the relay of the former home. `expected` is the move that is meant, if it is a certain one.
+    /// Ends the relay of the former home, once the new one has taken over. `expected` is the move that is meant, if it is a certain one.
     pub(in crate::service) fn release_move(
         &mut self,
         name: &str,
@@ -187,6 +187,16 @@ impl Draft {
             Some(_) => {
                 return Err(ServiceError::conflict(format!("endpoint {name} has not been moved yet")));
             }
+        }
+        // What the new home has not taken says that it may not know yet that it is one: who moves it on then could have two.
+        if self.cursor(&flows_note(name)).is_some() {
+            if expected.is_some() {
+                return Ok(());
+            }
+            return Err(ServiceError::conflict(format!(
+                "endpoint {name} has been moved, but the agent of node {} has not taken it over yet: see `fabric node ls`",
+                endpoint.spec.node.as_deref().unwrap_or("another")
+            )));
         }
         endpoint.spec.movement = None;
         self.set_endpoint(endpoint);
