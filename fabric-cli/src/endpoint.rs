@@ -39,7 +39,7 @@ pub(crate) enum EndpointCommand {
     Inspect(InspectArgs),
     /// Move an endpoint to another node, with its addresses, its MAC and its connections
     #[command(
-        after_help = "Examples:\n  fabric endpoint move web --to h2 --pid 4242\n  fabric endpoint move web --to h2 --netns /run/netns/web --step prepare\n  fabric endpoint move web --step activate"
+        after_help = "Example:\n  fabric endpoint move web --to h2 --pid 4242\n  fabric endpoint move web --to h2 --netns /run/netns/web --step prepare\n  fabric endpoint move web --step activate"
     )]
     Move(MoveArgs),
 }
