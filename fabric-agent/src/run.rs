@@ -94,7 +94,6 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
     let drops = dataplane.events()?;
     let tracer = dataplane.tracer()?;
     let (switch, dropped) = dataplane.captures()?;
-    let flow_reader = dataplane.flow_reader()?;
     let inspector = dataplane.inspector()?;
     let features = dataplane.features(&[]);
 
@@ -110,7 +109,7 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
         links,
         dataplane,
         Arc::clone(&store),
-        (Some(counters.clone()), Some(flows)),
+        (Some(counters.clone()), Some(flows.clone())),
         settings,
     )
     .await?;
@@ -142,7 +141,7 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
     let state = ApiState::new(service.clone(), hub, Arc::new(counters))
         .with_tracer(Arc::new(tracer))
         .with_captures(Arc::new(captures))
-        .with_flows(Arc::new(flow_reader))
+        .with_flows(Arc::new(flows))
         .with_reports(Arc::new(reporter));
     let serve = async {
         first_pass(&handle).await;

@@ -365,8 +365,8 @@ fn closing(question: &Question, answer: bool) -> u32 {
 /// Beside the numbers of drop reasons: still admitted, but by other verdicts than those in the row.
 const CHANGED: u32 = 1 << 9;
 
-/// Whether the flow, a copy of whose row is in the question, is still admitted: 0, [`CHANGED`], or the number of a drop reason. A side that lives elsewhere is not asked
-/// here, and what was said of it stays.
+/// Whether the flow, a copy of whose row is in the question, is still admitted: 0, [`CHANGED`], or the number of a drop reason. A
+/// side that lives elsewhere is not asked here, and what was said of it stays.
 #[inline(always)]
 fn still(question: &mut Question, answer: bool) -> u32 {
     let value = &question.flow;

@@ -366,7 +366,7 @@ fn all_flows_are_read_in_parts_also_while_they_come_and_go() {
             flows.insert(key(number, 1), value, 0)?;
         }
         new.insert(key(1, 2), value, 0)?;
-        let mut cursor = dataplane.flow_reader()?.cursor();
+        let mut cursor = dataplane.flows()?.cursor();
         let (mut found, mut parts) = (BTreeSet::new(), 0);
         while let Some(rows) = cursor.next_rows()? {
             assert!(rows.len() <= 4096, "{} rows at once", rows.len());

@@ -100,13 +100,14 @@ impl Counters {
     pub(super) fn keep_rules(&self, rules: &BTreeSet<u32>) -> Result<usize, DataplaneError> {
         let Some(raw) = self.raw(&abi::RULE_COUNTERS)? else { return Ok(rules.len()) };
         let error = DataplaneError::map(abi::RULE_COUNTERS.name, "tidy it");
+        let mut missing = rules.clone();
         for key in raw.keys().map_err(&error)? {
             let number = <[u8; 4]>::try_from(key.as_slice()).map(u32::from_ne_bytes);
-            if !number.is_ok_and(|number| rules.contains(&number)) {
+            if !number.is_ok_and(|number| missing.remove(&number) || rules.contains(&number)) {
                 raw.delete(&key).map_err(&error)?;
             }
         }
-        self.add_rules(rules)
+        self.add_rules(&missing)
     }
 
     /// What each rule that is counted has decided on, by its number.

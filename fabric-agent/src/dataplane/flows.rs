@@ -1,11 +1,12 @@
-//! The connections of an endpoint that moves: read from `flows` and `new_flows` on one node, written there on another.
+//! The rows of connection tracking, `new_flows` and `flows`: read a part at a time, since there may be a million and the programs
+//! write them meanwhile; and the connections of an endpoint that moves, read on one node and written on another.
 //!
-//! Numbers of identities, policies and rules are each node's own, and so are clocks: what goes over is which flow it is, who began
+//! Numbers of identities, policies and rules are each node's own, and so are clocks: what goes over in a move is which flow it is, who began
 //! it, how far it is and how old. A row that is written here names no policy, so that the flow's next packet asks those that
 //! are in force, in the direction in which the flow began, as after any change of a policy. So a connection never gets from a move
 //! what the policies of its new home do not give it.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use aya::maps::MapData;
 use fabric_common::{
@@ -14,13 +15,19 @@ use fabric_common::{
     flow::{FLAG_ANSWERED, FlowKey, FlowValue},
     policy::{IDENTITY_ANYONE, NO_POLICY},
 };
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::IntoBytes;
 
 use super::{
     error::DataplaneError,
     maps::{self, OpenMaps},
+    sys::Batch,
+    tables::Row,
 };
+
+/// Rows that one system call reads.
+const CHUNK: usize = 4096;
 
 /// The most that one endpoint takes along, those first that were used last. Every agent reads them with the store.
 const MOST: usize = 2048;
@@ -48,7 +55,7 @@ struct Flow {
     seen: u64,
 }
 
-/// A reader and writer of flows. Works as long as it lives, also while a pass is running.
+/// A reader and writer of flows. Cheap to clone; works as long as it lives, also while a pass is running.
 #[derive(Clone)]
 pub struct Flows {
     maps: Arc<[(&'static MapSpec, MapData); 2]>,
@@ -56,9 +63,14 @@ pub struct Flows {
 
 impl Flows {
     pub(super) fn open(open: &OpenMaps) -> Result<Self, DataplaneError> {
-        let answered = open.reopen(&abi::FLOWS)?;
-        let new = open.reopen(&abi::NEW_FLOWS)?;
-        Ok(Self { maps: Arc::new([(&abi::FLOWS, answered), (&abi::NEW_FLOWS, new)]) })
+        // A flow that is answered moves from the first to the second, so in this order none is missed, and one may come twice.
+        let map = |spec| Ok::<_, DataplaneError>((spec, open.reopen(spec)?));
+        Ok(Self { maps: Arc::new([map(&abi::NEW_FLOWS)?, map(&abi::FLOWS)?]) })
+    }
+
+    /// A reading from the beginning.
+    pub fn cursor(&self) -> FlowCursor {
+        FlowCursor { maps: Arc::clone(&self.maps), map: 0, batch: Batch::default(), room: CHUNK }
     }
 
     /// The flows that one of `addresses` takes part in, as text for [`Self::take`].
@@ -68,20 +80,14 @@ impl Flows {
     pub fn of(&self, addresses: &[IpAddr]) -> Result<String, DataplaneError> {
         let addresses: Vec<Addr> = addresses.iter().map(|address| Addr::from(*address)).collect();
         let now = boot_time();
-        let mut flows = Vec::new();
-        for (spec, data) in self.maps.iter() {
-            let entries = maps::raw(spec, data)?.entries();
-            for (key, value) in entries.map_err(DataplaneError::map(spec.name, "read it"))? {
-                let (Ok(key), Ok(value)) =
-                    (FlowKey::read_from_bytes(&key), FlowValue::read_from_bytes(&value))
-                else {
-                    continue;
-                };
-                if addresses.contains(&key.low) || addresses.contains(&key.high) {
-                    flows.push(Flow::new(&key, &value, now));
-                }
-            }
+        let (mut found, mut cursor) = (BTreeMap::new(), self.cursor());
+        while let Some(rows) = cursor.next_rows()? {
+            found.extend(
+                rows.into_iter()
+                    .filter(|(key, _)| addresses.contains(&key.low) || addresses.contains(&key.high)),
+            );
         }
+        let mut flows: Vec<Flow> = found.iter().map(|(key, value)| Flow::new(key, value, now)).collect();
         flows.sort_by_key(|flow| flow.seen);
         flows.truncate(MOST);
         Ok(serde_json::to_string(&flows).unwrap_or_default())
@@ -110,12 +116,45 @@ impl Flows {
             if known {
                 continue;
             }
-            let (spec, data) = &self.maps[usize::from(value.flags & FLAG_ANSWERED == 0)];
+            let (spec, data) = &self.maps[usize::from(value.flags & FLAG_ANSWERED != 0)];
             let written = maps::raw(spec, data)?.update(key.as_bytes(), value.as_bytes());
             written.map_err(DataplaneError::map(spec.name, "write it"))?;
             count += 1;
         }
         Ok(count)
+    }
+}
+
+/// How far a reading of all flows has come.
+pub struct FlowCursor {
+    maps: Arc<[(&'static MapSpec, MapData); 2]>,
+    map: usize,
+    batch: Batch,
+    room: usize,
+}
+
+impl FlowCursor {
+    /// The next rows, expired ones among them; absent at the end. Bounded in time and memory.
+    ///
+    /// # Errors
+    /// The map can't be read.
+    pub fn next_rows(&mut self) -> Result<Option<Vec<(FlowKey, FlowValue)>>, DataplaneError> {
+        let Some((spec, data)) = self.maps.get(self.map) else { return Ok(None) };
+        let raw = maps::raw(spec, data)?;
+        let (entries, more) = loop {
+            match raw.lookup_batch(&mut self.batch, self.room) {
+                // A bucket of the hash has more rows than there is room for.
+                Err(error) if error.raw_os_error() == Some(nix::libc::ENOSPC) => self.room *= 2,
+                result => break result.map_err(DataplaneError::map(spec.name, "read it"))?,
+            }
+        };
+        if !more {
+            self.map += 1;
+            self.batch = Batch::default();
+        }
+        let rows = entries.iter().map(|(key, value)| FlowKey::from_row(key).zip(FlowValue::from_row(value)));
+        let other = || DataplaneError::Object(format!("map `{}` has rows of another size", spec.name));
+        rows.collect::<Option<_>>().ok_or_else(other).map(Some)
     }
 }
 
@@ -164,10 +203,9 @@ impl Flow {
 }
 
 /// Nanoseconds since boot, as `bpf_ktime_get_boot_ns` counts them.
-fn boot_time() -> u64 {
-    let Ok(now) = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME) else { return 0 };
-    let part = |value: i64| u64::try_from(value).unwrap_or(0);
-    part(now.tv_sec()) * 1_000_000_000 + part(now.tv_nsec())
+pub fn boot_time() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -28,7 +28,6 @@ mod describe;
 mod error;
 mod events;
 mod features;
-mod flow_cursor;
 mod flows;
 mod inspect;
 mod loader;
@@ -62,8 +61,7 @@ pub use self::{
     error::DataplaneError,
     events::{Events, EventsError},
     features::KernelRelease,
-    flow_cursor::{FlowCursor, FlowReader},
-    flows::Flows,
+    flows::{FlowCursor, Flows, boot_time},
     inspect::{Dump, Inspector},
     loader::Logger,
     tables::{Failure, Row, Table, TableSet},
@@ -265,11 +263,6 @@ impl Dataplane {
     /// events. Needs a tokio runtime.
     pub fn captures(&self) -> Result<(CaptureSwitch, CapturedDrops), DataplaneError> {
         Ok((CaptureSwitch::open(&self.maps)?, CapturedDrops::open(&self.maps)?))
-    }
-
-    /// A reader of connection tracking; independent of this value.
-    pub fn flow_reader(&self) -> Result<FlowReader, DataplaneError> {
-        FlowReader::open(&self.maps)
     }
 
     /// A reader of every map and program, for reports; independent of this value.

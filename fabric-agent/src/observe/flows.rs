@@ -4,7 +4,6 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::Arc,
-    time::Duration,
 };
 
 use fabric_api::{
@@ -19,11 +18,15 @@ use fabric_common::{
     },
 };
 use ipnet::IpNet;
-use nix::time::{ClockId, clock_gettime};
 
-use super::events::{protocol, wall_clock};
+pub use crate::dataplane::boot_time;
+
+use super::{
+    events::{protocol, wall_clock},
+    names::vnis,
+};
 use crate::{
-    dataplane::{FlowCursor, FlowReader},
+    dataplane::{FlowCursor, Flows},
     policy::RuleNames,
 };
 
@@ -44,7 +47,7 @@ pub trait FlowScan: Send {
     fn next_rows(&mut self) -> anyhow::Result<Option<Vec<(FlowKey, FlowValue)>>>;
 }
 
-impl FlowSource for FlowReader {
+impl FlowSource for Flows {
     fn scan(&self) -> Box<dyn FlowScan> {
         Box::new(self.cursor())
     }
@@ -54,12 +57,6 @@ impl FlowScan for FlowCursor {
     fn next_rows(&mut self) -> anyhow::Result<Option<Vec<(FlowKey, FlowValue)>>> {
         Ok(Self::next_rows(self)?)
     }
-}
-
-/// Time since boot, nanoseconds, by the clock of the rows.
-pub fn boot_time() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// How far a flow is; absent if it has expired at `now`, nanoseconds since boot.
@@ -87,14 +84,9 @@ pub struct FlowNames {
 impl FlowNames {
     /// Takes the names from objects with their status, as the service gives them, and of the rules in force.
     pub fn new(networks: &[Network], endpoints: &[Endpoint], rules: Arc<RuleNames>) -> Self {
-        let mut names = Self { rules, ..Self::default() };
-        let mut numbers = BTreeMap::new();
-        for network in networks {
-            if let Some(vni) = network.status.as_ref().map(|status| status.vni).or(network.spec.vni) {
-                names.networks.insert(vni, network.metadata.name.clone());
-                numbers.insert(network.metadata.name.as_str(), vni);
-            }
-        }
+        let numbers = vnis(networks);
+        let networks = numbers.iter().map(|(name, vni)| (*vni, (*name).to_owned())).collect();
+        let mut names = Self { networks, rules, ..Self::default() };
         for endpoint in endpoints {
             let Some(vni) = numbers.get(endpoint.spec.network.as_str()) else { continue };
             for address in &endpoint.spec.addresses {

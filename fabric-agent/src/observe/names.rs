@@ -5,6 +5,12 @@ use std::{collections::BTreeMap, net::IpAddr};
 use fabric_api::object::{Endpoint, Network};
 use fabric_common::event::DropEvent;
 
+/// VNIs of networks by name: those in force, or the declared ones.
+pub(super) fn vnis(networks: &[Network]) -> BTreeMap<&str, u32> {
+    let vni = |network: &Network| network.status.as_ref().map(|status| status.vni).or(network.spec.vni);
+    networks.iter().filter_map(|network| Some((network.metadata.name.as_str(), vni(network)?))).collect()
+}
+
 /// Names of networks and of this node's endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
@@ -16,14 +22,9 @@ pub struct Names {
 impl Names {
     /// Takes the names from objects with their status, as the service gives them.
     pub fn new(networks: &[Network], endpoints: &[Endpoint]) -> Self {
-        let mut names = Self::default();
-        let mut numbers = BTreeMap::new();
-        for network in networks {
-            if let Some(vni) = network.status.as_ref().map(|status| status.vni).or(network.spec.vni) {
-                names.networks.insert(vni, network.metadata.name.clone());
-                numbers.insert(network.metadata.name.as_str(), vni);
-            }
-        }
+        let numbers = vnis(networks);
+        let networks = numbers.iter().map(|(name, vni)| (*vni, (*name).to_owned())).collect();
+        let mut names = Self { networks, ..Self::default() };
         for endpoint in endpoints {
             let Some(status) = endpoint.status.as_ref().filter(|status| status.local) else { continue };
             if status.ifindex != 0 {
