@@ -1,10 +1,12 @@
 //! `fabric trace` beside what tcpdump and the counters see, for the packets that are more than bridged: routed between networks,
 //! to the host, answered, too big; over either underlay.
 
+mod frames;
+
 use anyhow::{Context, Result};
-use etherparse::PacketBuilder;
 use fabric_api::trace::TraceReport;
 use fabric_lab::{Capture, Container, Host, Lab, Options, UNDERLAY, until};
+use frames::{A, PORT, Sender, TTL, v6};
 
 const BLUE: &[&str] =
     &["blue", "--subnet", "192.168.10.0/24", "--subnet", "fd00:10::/64", "--vni", "100", "--host-access"];
@@ -12,12 +14,8 @@ const RED: &[&str] = &["red", "--subnet", "192.168.20.0/24", "--subnet", "fd00:2
 const CLOSED: &[&str] = &["closed", "--subnet", "192.168.30.0/24", "--vni", "300"];
 /// Larger packets do not fit RED.
 const RED_MTU: &str = "1300";
-/// Nobody listens there; a capture finds what arrives.
-const PORT: u16 = 7777;
-const A: ([u8; 4], [u8; 16]) = ([192, 168, 10, 11], v6(0x10, 0x11));
 const NEAR: ([u8; 4], [u8; 16]) = ([192, 168, 20, 11], v6(0x20, 0x11));
 const FAR: ([u8; 4], [u8; 16]) = ([192, 168, 20, 21], v6(0x20, 0x21));
-const TTL: u8 = 64;
 
 /// Where a packet ends up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,10 +41,6 @@ struct Case {
     at: At,
 }
 
-const fn v6(subnet: u8, host: u8) -> [u8; 16] {
-    [0xfd, 0, 0, subnet, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, host]
-}
-
 fn mac(text: &str) -> Result<[u8; 6]> {
     let bytes: Vec<u8> =
         text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
@@ -56,93 +50,6 @@ fn mac(text: &str) -> Result<[u8; 6]> {
 fn bytes(hex: &str) -> Result<Vec<u8>> {
     let pairs = (0..hex.len() / 2).map(|at| u8::from_str_radix(&hex[at * 2..at * 2 + 2], 16));
     Ok(pairs.collect::<Result<_, _>>()?)
-}
-
-/// What `a` sends: its MAC, and the MAC of the next hop.
-struct Sender {
-    own: [u8; 6],
-    gateway: [u8; 6],
-}
-
-impl Sender {
-    fn udp4(&self, to: [u8; 6], dst: [u8; 4], ttl: u8, length: usize) -> Result<Vec<u8>> {
-        let mut frame = Vec::new();
-        let builder = PacketBuilder::ethernet2(self.own, to).ipv4(A.0, dst, ttl).udp(4000, PORT);
-        builder.write(&mut frame, &vec![0xa5; length])?;
-        Ok(frame)
-    }
-
-    /// The same without the DF bit, which the library sets.
-    fn may_be_cut(&self, dst: [u8; 4], length: usize) -> Result<Vec<u8>> {
-        let mut ip = etherparse::Ipv4Header::new(0, TTL, etherparse::IpNumber::UDP, A.0, dst)?;
-        ip.dont_fragment = false;
-        ip.identification = 4711;
-        let mut frame = Vec::new();
-        let builder = PacketBuilder::ethernet2(self.own, self.gateway);
-        let builder = builder.ip(etherparse::IpHeaders::Ipv4(ip, Default::default())).udp(4000, PORT);
-        builder.write(&mut frame, &vec![0xa5; length])?;
-        Ok(frame)
-    }
-
-    fn udp6(&self, to: [u8; 6], dst: [u8; 16], ttl: u8, length: usize) -> Result<Vec<u8>> {
-        let mut frame = Vec::new();
-        let builder = PacketBuilder::ethernet2(self.own, to).ipv6(A.1, dst, ttl).udp(4000, PORT);
-        builder.write(&mut frame, &vec![0xa5; length])?;
-        Ok(frame)
-    }
-
-    /// The first packet of a connection.
-    fn syn4(&self, dst: [u8; 4]) -> Result<Vec<u8>> {
-        let mut frame = Vec::new();
-        let builder = PacketBuilder::ethernet2(self.own, self.gateway).ipv4(A.0, dst, TTL);
-        builder.tcp(4000, PORT, 1, 1024).syn().write(&mut frame, &[])?;
-        Ok(frame)
-    }
-
-    fn syn6(&self, dst: [u8; 16]) -> Result<Vec<u8>> {
-        let mut frame = Vec::new();
-        let builder = PacketBuilder::ethernet2(self.own, self.gateway).ipv6(A.1, dst, TTL);
-        builder.tcp(4000, PORT, 1, 1024).syn().write(&mut frame, &[])?;
-        Ok(frame)
-    }
-
-    /// A fragment behind the first: no transport header.
-    fn later_fragment(&self, dst: [u8; 4]) -> Result<Vec<u8>> {
-        let body = [0xa5; 40];
-        let mut ip =
-            etherparse::Ipv4Header::new(body.len() as u16, TTL, etherparse::IpNumber::UDP, A.0, dst)?;
-        ip.dont_fragment = false;
-        ip.identification = 4712;
-        ip.fragment_offset = etherparse::IpFragOffset::try_new(64)?;
-        ip.header_checksum = ip.calc_header_checksum();
-        let head = [&self.gateway[..], &self.own, &[8, 0]].concat();
-        Ok([&head[..], &ip.to_bytes(), &body].concat())
-    }
-
-    fn ping(&self, dst: [u8; 4]) -> Result<Vec<u8>> {
-        let mut frame = Vec::new();
-        let builder = PacketBuilder::ethernet2(self.own, self.gateway).ipv4(A.0, dst, TTL);
-        builder.icmpv4_echo_request(7, 1).write(&mut frame, b"who is there")?;
-        Ok(frame)
-    }
-
-    /// RFC 826. `sender` is the address that it claims.
-    fn who_has(&self, sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
-        let head = [&[0xff; 6][..], &self.own, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]].concat();
-        [&head[..], &self.own, &sender, &[0; 6], &target].concat()
-    }
-
-    /// RFC 4861 section 4.3, with the sender's MAC as its option.
-    fn solicits(&self, target: [u8; 16]) -> Result<Vec<u8>> {
-        let group = [&[0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff][..], &target[13..]].concat();
-        let group: [u8; 16] = group.try_into().ok().context("a group")?;
-        let group_mac = [0x33, 0x33, 0xff, target[13], target[14], target[15]];
-        let body = [&target[..], &[1, 1], &self.own].concat();
-        let mut frame = Vec::new();
-        let builder = PacketBuilder::ethernet2(self.own, group_mac).ipv6(A.1, group, 255);
-        builder.icmpv6_raw(135, 0, [0; 4]).write(&mut frame, &body)?;
-        Ok(frame)
-    }
 }
 
 struct Scene {
@@ -298,6 +205,8 @@ fn routed(sender: &Sender) -> Result<Vec<Case>> {
         case("TCP far", sender.syn4(FAR.0)?, REMOTE, ROUTED, At::Far),
         case("TCP far, IPv6", sender.syn6(FAR.1)?, REMOTE, ROUTED, At::Far),
         case("a ping far", sender.ping(FAR.0)?, REMOTE, ROUTED, At::Far),
+        case("a ping far, IPv6", sender.ping6(FAR.1)?, REMOTE, ROUTED, At::Far),
+        case("a first fragment", sender.first_fragment(FAR.0)?, REMOTE, ROUTED, At::Far),
         case("a later fragment", sender.later_fragment(FAR.0)?, REMOTE, ROUTED, At::Far),
         case(
             "the last hop",
@@ -339,6 +248,7 @@ fn answered(sender: &Sender) -> Result<Vec<Case>> {
         case("neighbour discovery", sender.solicits(v6(0x10, 1))?, ANSWERED, At::Sender),
         case("neighbour discovery for nobody", sender.solicits(v6(0x10, 0x99))?, absorbed, At::Nowhere),
         case("a ping of the gateway", sender.ping([192, 168, 10, 1])?, ANSWERED, At::Sender),
+        case("a ping of the gateway, IPv6", sender.ping6(v6(0x10, 1))?, ANSWERED, At::Sender),
     ])
 }
 
