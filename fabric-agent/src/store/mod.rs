@@ -228,8 +228,8 @@ pub async fn leave(store: &dyn Store, node: &str) -> Result<Vec<String>, StoreEr
     Ok(all.iter().map(|object| format!("{} {}", object.kind().to_lowercase(), object.id())).collect())
 }
 
-/// All objects as YAML documents, without what the agents add (status, revisions, nodes that register themselves), fit for
-/// `fabric apply`.
+/// All objects as YAML documents, without what the agents add (status, revisions, moves that are going on, nodes that register
+/// themselves), fit for `fabric apply`.
 ///
 /// # Errors
 /// An object has no YAML form, which would be a fault of this program.
@@ -240,6 +240,9 @@ pub fn export_yaml(snapshot: &Snapshot) -> Result<String, serde_saphyr::ser::Err
         let mut object = object.clone();
         object.metadata_mut().revision = 0;
         object.clear_status();
+        if let Object::Endpoint(endpoint) = &mut object {
+            endpoint.spec.movement = None;
+        }
         text.push_str("---\n");
         text.push_str(&serde_saphyr::to_string(&object)?);
     }

@@ -133,6 +133,20 @@ async fn the_export_can_be_applied() {
     assert_eq!(objects, [network("a"), network("b")]);
 }
 
+/// An endpoint whose move was under way stays at its home.
+#[tokio::test]
+async fn the_export_has_no_moves() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let json = r#"{"kind":"Endpoint","metadata":{"name":"web"},"spec":{"network":"blue","node":"h1",
+        "movement":{"phase":"prepared","node":"h2","slot":3}}}"#;
+    let object: Object = serde_json::from_str(json).unwrap();
+    store.commit(vec![Write::Put { object: object.into(), expected: Expected::Absent }]).await.unwrap();
+    let yaml = export_yaml(&store.snapshot().await.unwrap()).unwrap();
+    assert!(yaml.contains("h1") && !yaml.contains("h2"), "{yaml}");
+    crate::manifests::parse_objects(&yaml).unwrap();
+}
+
 /// Names the directory to write in; set only by the test below.
 const CHILD: &str = "FABRIC_TEST_STORE_CHILD";
 
