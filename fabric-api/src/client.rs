@@ -21,7 +21,7 @@ use crate::{
     capture::CaptureRequest,
     event::Event,
     flow::{Flow, FlowFilter},
-    object::{Endpoint, MoveStep, Namespace, Network, Node, Object},
+    object::{Drain, Endpoint, MoveStep, Namespace, Network, Node, Object},
     policy::{LintFinding, PolicyAnswer, PolicyQuestion},
     report::Report,
     status::{Applied, Counter, ErrorBody, Status},
@@ -155,6 +155,11 @@ impl Client {
     /// One node.
     pub async fn node(&self, name: &str) -> Result<Node, ClientError> {
         self.get(&named("nodes", name)).await
+    }
+
+    /// Lets a node take no endpoints more, or take them again.
+    pub async fn drain_node(&self, name: &str, drained: bool) -> Result<Node, ClientError> {
+        self.post(&format!("{}/drain", named("nodes", name)), &Drain { drained }).await
     }
 
     /// Every policy: ClusterNetworkPolicies, then NetworkPolicies, each by name.

@@ -253,9 +253,20 @@ pub struct NodeSpec {
     /// with `noudp6zerocsumrx` (the default). Checksums are computed for it then; otherwise they are zero (RFC 6935).
     #[serde(default, skip_serializing_if = "is_false")]
     pub udp_checksum: bool,
+    /// Takes no endpoints more; those that it has stay and work. Set by `fabric node drain`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub drained: bool,
     /// Networks that the node serves. A node is also a member of every network that it has an endpoint in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<NodeNetwork>,
+}
+
+/// Whether a node is to take endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Drain {
+    /// It is to take none.
+    pub drained: bool,
 }
 
 /// A node's part in one network.

@@ -110,6 +110,7 @@ fn node() -> Node {
             vteps: vec![ip("192.0.2.1"), ip("2001:db8::1")],
             foreign: true,
             udp_checksum: true,
+            drained: true,
             networks: vec![NodeNetwork {
                 network: "blue".to_owned(),
                 addresses: vec![ip("192.168.10.3")],

@@ -1,13 +1,16 @@
 //! `fabric node`.
 
+use std::time::Duration;
+
+use anyhow::bail;
 use clap::{Args, Subcommand};
 use fabric_api::{client::Client, object::Node, status::NodeStatus};
+use tokio::time::Instant;
 
-use crate::{
-    args::Unavailable,
-    output::{self, Column, OutputArgs},
-    unavailable,
-};
+use crate::output::{self, Column, OutputArgs};
+
+/// How often it is looked whether endpoints are left.
+const LOOK: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
@@ -17,8 +20,9 @@ pub(crate) enum NodeCommand {
     /// Show one node
     #[command(after_help = "Example:\n  fabric node inspect host-b -o yaml")]
     Inspect(InspectArgs),
-    #[command(hide = true, disable_help_flag = true)]
-    Drain(Unavailable),
+    /// Let a node take no endpoints more; those that it has stay until somebody moves them
+    #[command(after_help = "Example:\n  fabric node drain host-b --wait 600")]
+    Drain(DrainArgs),
 }
 
 #[derive(Debug, Args)]
@@ -27,6 +31,18 @@ pub(crate) struct InspectArgs {
     name: String,
     #[command(flatten)]
     output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// The node
+    name: String,
+    /// Let it take endpoints again
+    #[arg(long, conflicts_with = "wait")]
+    undo: bool,
+    /// Wait until it has no endpoints, for so many seconds at most
+    #[arg(long, value_name = "SECONDS")]
+    wait: Option<u64>,
 }
 
 const COLUMNS: &[Column<Node>] = &[
@@ -39,7 +55,7 @@ const COLUMNS: &[Column<Node>] = &[
     Column::new("UPLINKS", |node| status(node, |status| output::joined(&status.uplinks))),
     Column::new("MTU", |node| status(node, mtu)),
     Column::new("ENDPOINTS", |node| status(node, |status| status.endpoints.to_string())),
-    Column::new("STATE", |node| status(node, |status| output::state(status.state, &status.reason))),
+    Column::new("STATE", state),
     Column::wide("PEER-MTU", |node| {
         status(node, |status| status.peer_mtu.map_or_else(String::new, |mtu| mtu.to_string()))
     }),
@@ -68,6 +84,12 @@ fn mtu(status: &NodeStatus) -> String {
     }
 }
 
+/// As of other objects, and whether it is drained.
+fn state(node: &Node) -> String {
+    let state = status(node, |status| output::state(status.state, &status.reason));
+    if node.spec.drained { format!("{state}, drained") } else { state }
+}
+
 fn status(node: &Node, text: fn(&NodeStatus) -> String) -> String {
     node.status.as_ref().map_or_else(String::new, text)
 }
@@ -82,6 +104,34 @@ pub(crate) async fn run(client: &Client, command: NodeCommand) -> anyhow::Result
         NodeCommand::Inspect(args) => {
             output::one(args.output.format, &client.node(&args.name).await?, COLUMNS)
         }
-        NodeCommand::Drain(_) => unavailable("node drain"),
+        NodeCommand::Drain(args) => drain(client, args).await,
+    }
+}
+
+async fn drain(client: &Client, args: DrainArgs) -> anyhow::Result<()> {
+    let name = client.drain_node(&args.name, !args.undo).await?.metadata.name;
+    if args.undo {
+        return output::line(&format!("node {name} takes endpoints again"));
+    }
+    let until = Instant::now() + Duration::from_secs(args.wait.unwrap_or_default());
+    loop {
+        let left: Vec<String> = client
+            .endpoints()
+            .await?
+            .into_iter()
+            .filter(|endpoint| endpoint.spec.node.as_deref() == Some(&name))
+            .map(|endpoint| endpoint.metadata.name)
+            .collect();
+        if left.is_empty() {
+            return output::line(&format!("node {name} takes no endpoints more, and has none"));
+        }
+        let has = format!("has {}: {}", left.len(), left.join(", "));
+        if args.wait.is_none() {
+            return output::line(&format!("node {name} takes no endpoints more, and still {has}"));
+        }
+        if Instant::now() >= until {
+            bail!("node {name} still {has}: move or detach them");
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }

@@ -303,10 +303,6 @@ fn what_is_not_built_yet_is_refused_by_name() {
     }
     let message = alone(&["endpoint", "move", "web", "--to", "b"]).refused();
     assert_eq!(message, "error: give the container's namespace there, by --netns or --pid\n");
-    assert_eq!(
-        alone(&["node", "drain", "b"]).refused(),
-        "error: node drain is not available in this version\n"
-    );
     let message =
         alone(&["endpoint", "attach", "e", "--network", "n", "--pid", "1", "--rate", "1Gbit"]).refused();
     assert_eq!(message, "error: --rate is not available in this version\n");

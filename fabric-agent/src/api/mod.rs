@@ -129,6 +129,7 @@ fn router(state: ApiState) -> Router {
         .route("/v1/endpoints/{name}/move", post(endpoints::move_to))
         .route("/v1/nodes", get(nodes::list))
         .route("/v1/nodes/{name}", get(nodes::inspect))
+        .route("/v1/nodes/{name}/drain", post(nodes::drain))
         .route("/v1/policies", get(policies::list))
         .route("/v1/policies/test", post(policies::test))
         .route("/v1/policies/lint", get(policies::lint))

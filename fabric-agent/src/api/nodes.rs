@@ -4,9 +4,9 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use fabric_api::{Node, status::ErrorBody};
+use fabric_api::{Node, object::Drain, status::ErrorBody};
 
-use super::{ApiState, error::ApiError};
+use super::{ApiState, body::JsonBody, error::ApiError};
 
 /// Every node, this one included, by name.
 #[utoipa::path(get, path = "/v1/nodes", tag = "nodes", operation_id = "list_nodes",
@@ -26,4 +26,18 @@ pub(super) async fn inspect(
     Path(name): Path<String>,
 ) -> Result<Json<Node>, ApiError> {
     Ok(Json(state.service.node(&name).await?))
+}
+
+/// Lets a node take no endpoints more, or take them again. Any agent takes the request.
+#[utoipa::path(post, path = "/v1/nodes/{name}/drain", tag = "nodes", operation_id = "drain_node",
+    params(("name" = String, Path, description = "The node")), request_body = Drain,
+    responses(
+        (status = 200, description = "The node as it is then", body = Node),
+        (status = "4XX", description = "Nothing was done", body = ErrorBody)))]
+pub(super) async fn drain(
+    State(state): State<ApiState>,
+    Path(name): Path<String>,
+    JsonBody(drain): JsonBody<Drain>,
+) -> Result<Json<Node>, ApiError> {
+    Ok(Json(state.service.drain_node(&name, drain.drained).await?))
 }

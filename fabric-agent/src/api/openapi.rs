@@ -35,7 +35,7 @@ use super::{
     paths(
         networks::list, networks::create, networks::inspect, networks::remove,
         endpoints::list, endpoints::attach, endpoints::inspect, endpoints::detach, endpoints::move_to,
-        nodes::list, nodes::inspect,
+        nodes::list, nodes::inspect, nodes::drain,
         policies::list, policies::inspect, policies::remove, policies::test, policies::lint,
         namespaces::list, namespaces::inspect, namespaces::remove,
         apply::apply,

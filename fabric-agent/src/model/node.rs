@@ -35,6 +35,8 @@ pub struct Node {
     pub foreign: bool,
     /// A foreign VTEP that wants outer UDP checksums.
     pub udp_checksum: bool,
+    /// Takes no endpoints more.
+    pub drained: bool,
     /// What it serves, by network name.
     pub networks: BTreeMap<String, NodeNetwork>,
     /// Labels, which policies select by.
@@ -67,6 +69,11 @@ impl Node {
                 "udpChecksum is for foreign VTEPs, hosts of the fabric need none: set foreign, or take it out"
             );
         }
+        if spec.drained && spec.foreign {
+            refuse!(
+                "a foreign VTEP has endpoints as they are declared, it can't be drained: take drained out"
+            );
+        }
         let mut networks = BTreeMap::new();
         for part in &spec.networks {
             check_name("network name", &part.network)?;
@@ -80,6 +87,7 @@ impl Node {
             vteps: spec.vteps.clone(),
             foreign: spec.foreign,
             udp_checksum: spec.udp_checksum,
+            drained: spec.drained,
             networks,
             labels: object.metadata.labels.clone(),
             registered: object.metadata.owner == REGISTERED,

@@ -265,7 +265,7 @@ impl View<'_> {
             api_version: fabric_api::object::API_VERSION.to_owned(),
             metadata: metadata
                 .unwrap_or_else(|| Metadata { name: self.local.to_owned(), ..Metadata::default() }),
-            spec: NodeSpec { vteps, foreign: false, udp_checksum: false, networks },
+            spec: NodeSpec { vteps, networks, ..NodeSpec::default() },
             status: None,
         }
     }

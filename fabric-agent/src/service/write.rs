@@ -146,6 +146,19 @@ impl Service {
         Ok(())
     }
 
+    /// Lets a node take no endpoints more, or take them again. Those that it has stay and work.
+    ///
+    /// # Errors
+    /// Not there, not one that registers itself, or the hosts share no store.
+    pub async fn drain_node(&self, name: &str, drained: bool) -> Result<Node, ServiceError> {
+        self.transact(|draft| {
+            draft.drain(name, drained)?;
+            draft.validate()
+        })
+        .await?;
+        self.node(name).await
+    }
+
     /// Waits until the kernel was brought up to a revision, with success or not, or until it takes too long. The store
     /// has it in any case, and later passes go on with it.
     pub(super) async fn settle(&self, revision: u64) {

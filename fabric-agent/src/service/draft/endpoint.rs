@@ -71,6 +71,9 @@ impl Draft {
             self.check_change(new, old)?;
         }
         let node = new.spec.node.get_or_insert_with(|| local.clone()).clone();
+        if old.is_none_or(|old| old.spec.node.as_ref() != Some(&node)) {
+            self.takes_endpoints(&node)?;
+        }
         new.spec.namespace.get_or_insert_with(|| network.name.clone());
         if node == local {
             self.complete_attachment(new, old)?;

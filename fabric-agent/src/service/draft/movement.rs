@@ -69,7 +69,7 @@ impl Draft {
             Some(node) if node.foreign => {
                 return Err(ServiceError::invalid(format!("node {} is a foreign VTEP", to.node)));
             }
-            Some(_) => {}
+            Some(_) => self.takes_endpoints(&to.node)?,
         }
         if endpoint.spec.node.as_ref() == Some(&to.node) {
             return Err(ServiceError::conflict(format!("endpoint {name} lives on node {} already", to.node)));

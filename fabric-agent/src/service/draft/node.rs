@@ -86,6 +86,34 @@ impl Draft {
         self.put(&Owner::agent(), Object::Node(node)).map(drop)
     }
 
+    /// Refuses what would be one more endpoint of a node that is drained.
+    pub(super) fn takes_endpoints(&self, node: &str) -> Result<(), ServiceError> {
+        match self.get("Node", node) {
+            Some(Object::Node(object)) if object.spec.drained => Err(ServiceError::refused(format!(
+                "node {node} is drained and takes no endpoints: choose another node, or use `fabric node drain {node} --undo`"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets a node take no endpoints more, or take them again.
+    pub(in crate::service) fn drain(&mut self, name: &str, drained: bool) -> Result<(), ServiceError> {
+        if !self.settings.blocks {
+            return Err(ServiceError::refused(
+                "nodes are drained where hosts share a store: start the agents with --store etcd://…",
+            ));
+        }
+        let Some(Object::Node(node)) = self.get("Node", name) else {
+            return Err(ServiceError::not_found("Node", name));
+        };
+        let mut node = node.clone();
+        if node.spec.drained == drained {
+            return Ok(());
+        }
+        node.spec.drained = drained;
+        self.put(&Owner::agent(), Object::Node(node)).map(drop)
+    }
+
     /// An address of each subnet: those of `kept` that still fit, and new ones.
     fn own_part(&mut self, network: &str, kept: &[IpAddr]) -> Result<NodeNetwork, ServiceError> {
         let model = self.network_model(network)?;

@@ -193,3 +193,28 @@ async fn a_home_that_can_not_stop_is_not_left() {
     take(&hosts[1], MoveStep::Move(to("n2"))).await.unwrap();
     assert_eq!(stored(&store).await.spec.node.as_deref(), Some("n2"));
 }
+
+#[tokio::test]
+async fn a_drained_node_keeps_what_it_has_and_takes_nothing_more() {
+    let (hosts, store, _dir) = hosts().await;
+    let [first, second, _] = &hosts;
+    let drained = |node: &Node| node.spec.drained;
+    for name in ["n1", "n2"] {
+        assert!(drained(&first.service.drain_node(name, true).await.unwrap()));
+    }
+    // It is no part of what its agent registers, and stays.
+    for host in [first, second] {
+        host.service.register_once().await.unwrap();
+    }
+    assert!(drained(&second.service.node("n2").await.unwrap()));
+    let refused = first.service.attach_endpoint(&Owner::cli(), endpoint("db", "")).await.unwrap_err();
+    assert!(refused.message.contains("node n1 is drained"), "{}", refused.message);
+    let refused = take(first, MoveStep::Move(to("n2"))).await.unwrap_err();
+    assert!(refused.message.contains("node n2 is drained"), "{}", refused.message);
+    assert_eq!(stored(&store).await.spec.movement, None);
+    take(first, MoveStep::Move(to("n3"))).await.unwrap();
+    first.service.drain_node("n1", false).await.unwrap();
+    first.service.attach_endpoint(&Owner::cli(), endpoint("db", "")).await.unwrap();
+    let unknown = first.service.drain_node("n9", true).await.unwrap_err();
+    assert_eq!(unknown.kind, ErrorKind::NotFound);
+}
