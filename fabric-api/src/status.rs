@@ -100,11 +100,28 @@ pub struct NodeStatus {
 pub struct PolicyStatus {
     /// Endpoints that it applies to, local and remote.
     pub endpoints: u32,
+    /// What its rules decided on, on this node, by name. Rules are here once an endpoint of this node is under the policy, but for
+    /// those that found no room in the map `rule_counters`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<RuleStatus>,
     /// How far it is.
     pub state: State,
     /// What is wrong, if anything.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
+}
+
+/// What one rule of a policy decided on, on this node: what it denied, and what it admitted with the answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RuleStatus {
+    /// The rule inside its policy: direction and place or name, like `ingress/0`; the direction alone is what is denied because
+    /// no rule accepts it.
+    pub rule: String,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of those, Ethernet headers included.
+    pub bytes: u64,
 }
 
 /// Status of a namespace.

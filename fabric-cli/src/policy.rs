@@ -8,7 +8,7 @@ use fabric_api::{
     client::Client,
     object::Object,
     policy::{LintFinding, PolicyAnswer, PolicyQuestion, PolicySide},
-    status::PolicyStatus,
+    status::{PolicyStatus, RuleStatus},
 };
 
 use crate::{
@@ -26,14 +26,14 @@ pub(crate) enum PolicyCommand {
     /// List the policies
     #[command(visible_alias = "list", after_help = "Example:\n  fabric policy ls -o wide")]
     Ls(OutputArgs),
-    /// Show one policy
+    /// Show one policy, and what its rules decided on, on this node
     #[command(
-        after_help = "Example:\n  fabric policy inspect shop/db -o yaml\n  fabric policy inspect cluster-guard"
+        after_help = "Example:\n  fabric policy inspect db --namespace shop\n  fabric policy inspect cluster-guard -o yaml"
     )]
     Inspect(InspectArgs),
     /// Remove a policy
-    #[command(after_help = "Example:\n  fabric policy rm shop/db")]
-    Rm(NameArgs),
+    #[command(after_help = "Example:\n  fabric policy rm db --namespace shop")]
+    Rm(NamedArgs),
     /// Ask the policies whether one may talk to the other, without sending anything
     #[command(
         after_help = "Example:\n  fabric policy test --from web --to db --proto tcp --port 5432 --explain\n  fabric policy test --from 203.0.113.7 --to web --port 443"
@@ -55,16 +55,34 @@ pub(crate) struct ApplyArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// NAMESPACE/NAME of a NetworkPolicy; NAME of a ClusterNetworkPolicy, else of a NetworkPolicy in namespace default
-    name: String,
+    #[command(flatten)]
+    named: NamedArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct NameArgs {
-    /// NAMESPACE/NAME of a NetworkPolicy; NAME of a ClusterNetworkPolicy, else of a NetworkPolicy in namespace default
+pub(crate) struct NamedArgs {
+    /// NAME of a ClusterNetworkPolicy or of a NetworkPolicy in namespace default; NAMESPACE/NAME; either with the kind in front
     name: String,
+    /// Namespace of the NetworkPolicy
+    #[arg(long, value_name = "NS")]
+    namespace: Option<String>,
+}
+
+impl NamedArgs {
+    /// The name as the agent takes it.
+    fn full(&self) -> anyhow::Result<String> {
+        let Some(namespace) = &self.namespace else { return Ok(self.name.clone()) };
+        let name = self.name.strip_prefix("NetworkPolicy/").unwrap_or(&self.name);
+        if name.contains('/') {
+            bail!(
+                "{} already says where the policy is: leave --namespace out, or name the policy alone",
+                self.name
+            );
+        }
+        Ok(format!("NetworkPolicy/{namespace}/{name}"))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -107,11 +125,19 @@ const COLUMNS: &[Column<Object>] = &[
     Column::new("ENDPOINTS", |policy| {
         status(policy).map_or_else(String::new, |status| status.endpoints.to_string())
     }),
+    Column::new("PACKETS", |policy| total(policy, |rule| rule.packets)),
+    Column::new("BYTES", |policy| total(policy, |rule| rule.bytes)),
     Column::new("STATE", |policy| {
         status(policy).map_or_else(String::new, |status| output::state(status.state, &status.reason))
     }),
     Column::wide("OWNER", |policy| policy.metadata().owner.clone()),
     Column::wide("LABELS", |policy| output::labels(policy.metadata())),
+];
+
+const RULES: &[Column<RuleStatus>] = &[
+    Column::new("RULE", |rule| rule.rule.clone()),
+    Column::new("PACKETS", |rule| rule.packets.to_string()),
+    Column::new("BYTES", |rule| rule.bytes.to_string()),
 ];
 
 const FINDINGS: &[Column<LintFinding>] = &[
@@ -154,6 +180,23 @@ fn status(policy: &Object) -> Option<&PolicyStatus> {
     }
 }
 
+/// A sum over the rules that are counted here; empty if none is.
+fn total(policy: &Object, of: fn(&RuleStatus) -> u64) -> String {
+    let rules = status(policy).map_or(&[][..], |status| &status.rules);
+    if rules.is_empty() { String::new() } else { rules.iter().map(of).sum::<u64>().to_string() }
+}
+
+fn inspect(format: Format, policy: &Object) -> anyhow::Result<()> {
+    output::one(format, policy, COLUMNS)?;
+    match status(policy) {
+        Some(status) if matches!(format, Format::Table | Format::Wide) && !status.rules.is_empty() => {
+            output::line("")?;
+            output::list(format, &status.rules, RULES, "")
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Runs one verb.
 pub(crate) async fn run(client: &Client, command: PolicyCommand) -> anyhow::Result<()> {
     match command {
@@ -171,11 +214,12 @@ pub(crate) async fn run(client: &Client, command: PolicyCommand) -> anyhow::Resu
             output::list(args.format, &client.policies().await?, COLUMNS, empty)
         }
         PolicyCommand::Inspect(args) => {
-            output::one(args.output.format, &client.policy(&args.name).await?, COLUMNS)
+            inspect(args.output.format, &client.policy(&args.named.full()?).await?)
         }
         PolicyCommand::Rm(args) => {
-            client.delete_policy(&args.name).await?;
-            output::line(&format!("policy {} removed", args.name))
+            let name = args.full()?;
+            client.delete_policy(&name).await?;
+            output::line(&format!("policy {} removed", name.strip_prefix("NetworkPolicy/").unwrap_or(&name)))
         }
         PolicyCommand::Test(args) => test(client, args).await,
         PolicyCommand::Lint(args) => {

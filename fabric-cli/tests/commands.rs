@@ -129,9 +129,17 @@ fn policies_are_applied_listed_asked_and_removed() {
     assert!(message.contains("node b is no policy: use `fabric apply`"), "{message}");
     assert_eq!(
         fake.run(&["policy", "ls"]).ok(),
-        "NAME     KIND           TIER  INGRESS  EGRESS  ENDPOINTS  STATE\n\
-         shop/db  NetworkPolicy  -     1 rule   -       2          ready\n"
+        "NAME     KIND           TIER  INGRESS  EGRESS  ENDPOINTS  PACKETS  BYTES  STATE\n\
+         shop/db  NetworkPolicy  -     1 rule   -       2          15       9180   ready\n"
     );
+    let inspected = fake.run(&["policy", "inspect", "db", "--namespace", "shop"]).ok();
+    assert!(
+        inspected
+            .ends_with("\n\nRULE       PACKETS  BYTES\ningress    3        180\ningress/0  12       9000\n"),
+        "{inspected}"
+    );
+    let twice = fake.run(&["policy", "rm", "shop/db", "--namespace", "shop"]).refused();
+    assert!(twice.contains("shop/db already says where the policy is: leave --namespace out"), "{twice}");
     let json: Value =
         serde_json::from_str(&fake.run(&["policy", "inspect", "shop/db", "-o", "json"]).ok()).expect("JSON");
     assert_eq!((&json["kind"], &json["metadata"]["namespace"]), (&json!("NetworkPolicy"), &json!("shop")));
@@ -151,6 +159,8 @@ fn policies_are_applied_listed_asked_and_removed() {
         ("POST /v1/policies/test".to_owned(), json!({"from": "web", "to": "db", "port": 81}))
     );
     assert_eq!(asked[3].0, "DELETE /v1/policies/shop%2Fdb");
+    assert_eq!(fake.run(&["policy", "rm", "db", "--namespace", "shop"]).ok(), "policy shop/db removed\n");
+    assert_eq!(fake.asked().last().expect("a request").0, "DELETE /v1/policies/NetworkPolicy%2Fshop%2Fdb");
 }
 
 #[test]

@@ -13,7 +13,10 @@ use axum::{
 use tokio::{net::TcpListener, sync::Mutex};
 
 use super::ApiState;
-use crate::observe::metrics::{self, Snapshot};
+use crate::observe::{
+    counters::by_name,
+    metrics::{self, Snapshot},
+};
 
 /// The OpenMetrics text format, as the library writes it.
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -67,12 +70,9 @@ async fn snapshot(state: &ApiState) -> anyhow::Result<Snapshot> {
     let scan = state.flows.as_ref().map(|flows| flows.scan());
     tokio::task::spawn_blocking(move || {
         snapshot.counters = counters.read()?;
-        for (rule, tally) in counters.rules()? {
-            if let Some(name) = names.get(&rule) {
-                let sum: &mut (u64, u64) = snapshot.rules.entry(name.clone()).or_default();
-                *sum = (sum.0 + tally.packets, sum.1 + tally.bytes);
-            }
-        }
+        let rules = by_name(&*counters, &names)?;
+        snapshot.rules =
+            rules.into_iter().map(|(name, tally)| (name, (tally.packets, tally.bytes))).collect();
         snapshot.flows = scan.map(metrics::count).transpose()?.unwrap_or_else(BTreeMap::new);
         Ok(snapshot)
     })

@@ -7,7 +7,7 @@ use fabric_api::{
     client::{Client, ClientError, EventFilter},
     flow::FlowFilter,
     parse,
-    status::{Counter, EndpointCounters, ErrorBody, State, Status},
+    status::{Counter, EndpointCounters, ErrorBody, RuleStatus, State, Status},
 };
 use fabric_common::{
     addr::{Addr, Mac},
@@ -252,6 +252,21 @@ async fn policies_and_namespaces_come_and_go() {
     assert_eq!(client.policy("lint").await.expect("not the route").id(), "lint");
     assert_eq!(client.policies().await.expect("a list").len(), 2);
     assert_eq!(client.namespace("shop").await.expect("it is there").metadata.labels["team"], "a");
+    let named = |number, rule: &str| (number, format!("NetworkPolicy/shop/db/{rule}"));
+    let names =
+        [named(7, "ingress/0"), named(8, "ingress"), (9, "NetworkPolicy/shop/db2/ingress".to_owned())];
+    server.events.set_rules(Arc::new(names.into()));
+    let rule = |rule: &str, packets, bytes| RuleStatus { rule: rule.to_owned(), packets, bytes };
+    let counted = |policy: &Object| {
+        let Object::NetworkPolicy(policy) = policy else { return Vec::new() };
+        policy.status.clone().expect("a status").rules
+    };
+    let wanted = [rule("ingress", 1, 60), rule("ingress/0", 5, 300)];
+    assert_eq!(counted(&client.policy("shop/db").await.expect("it is there")), wanted);
+    assert_eq!(
+        client.policies().await.expect("a list").iter().map(counted).collect::<Vec<_>>(),
+        [vec![], wanted.to_vec()]
+    );
     for name in ["shop/db", "lint"] {
         client.delete_policy(name).await.expect("it is ours");
         assert_eq!(code(client.policy(name).await), 404);

@@ -81,6 +81,11 @@ impl Draft {
         self.objects.get(key).map(|o| o.metadata().revision)
     }
 
+    /// All objects, by kind and name.
+    pub(super) fn objects(&self) -> impl Iterator<Item = &Object> {
+        self.objects.values()
+    }
+
     /// Everything that an owner has.
     pub(super) fn owned(&self, owner: &Owner) -> Vec<Key> {
         let own = |(_, o): &(&Key, &Object)| o.metadata().owner == owner.as_str();

@@ -16,19 +16,44 @@ use super::{
 };
 use crate::{model, policy};
 
-/// What a policy's name as people write it may stand for, first choice first.
-fn keys(name: &str) -> Vec<Key> {
-    let network = |name: String| ("NetworkPolicy".to_owned(), name);
+/// The policy that a name as people write it stands for, among all objects.
+fn named<'a>(name: &str, all: impl Iterator<Item = &'a Object>) -> Result<Key, ServiceError> {
+    let key = |kind: &str, id: &str| (kind.to_owned(), id.to_owned());
+    let is = |object: &Object, key: &Key| object.kind() == key.0 && object.id() == key.1;
     // Namespaces have no capital letters.
-    for kind in ["NetworkPolicy", "ClusterNetworkPolicy"] {
-        if let Some(rest) = name.strip_prefix(kind).and_then(|rest| rest.strip_prefix('/')) {
-            return vec![(kind.to_owned(), rest.to_owned())];
+    let of_kind = ["NetworkPolicy", "ClusterNetworkPolicy"].into_iter().find_map(|kind| {
+        let rest = name.strip_prefix(kind)?.strip_prefix('/')?;
+        Some(key(kind, rest))
+    });
+    let exact = of_kind.or_else(|| name.contains('/').then(|| key("NetworkPolicy", name)));
+    if let Some(exact) = exact {
+        let found = { all }.any(|object| is(object, &exact));
+        return if found { Ok(exact) } else { Err(ServiceError::not_found("policy", name)) };
+    }
+    let called = |object: &&Object| match object {
+        Object::NetworkPolicy(policy) => policy.metadata.name == name,
+        Object::ClusterNetworkPolicy(policy) => policy.metadata.name == name,
+        Object::Network(_) | Object::Node(_) | Object::Endpoint(_) | Object::Namespace(_) => false,
+    };
+    let found: Vec<Key> = all.filter(called).map(|object| key(object.kind(), &object.id())).collect();
+    let full: Vec<String> = found.iter().map(|(kind, id)| format!("{kind}/{id}")).collect();
+    match found.as_slice() {
+        [] => Err(ServiceError::not_found("policy", name)),
+        [one] if one.0 == "ClusterNetworkPolicy" || one.1 == format!("{DEFAULT_NAMESPACE}/{name}") => {
+            Ok(one.clone())
         }
+        [_] => Err(ServiceError::new(
+            ErrorKind::NotFound,
+            format!(
+                "policy {name} is not in namespace {DEFAULT_NAMESPACE}, but there is {}: name it so",
+                full[0]
+            ),
+        )),
+        _ => Err(ServiceError::conflict(format!(
+            "policy {name} may be any of {}: name one of them so, or its namespace with --namespace",
+            full.join(", ")
+        ))),
     }
-    if name.contains('/') {
-        return vec![network(name.to_owned())];
-    }
-    vec![("ClusterNetworkPolicy".to_owned(), name.to_owned()), network(format!("{DEFAULT_NAMESPACE}/{name}"))]
 }
 
 impl Service {
@@ -40,28 +65,28 @@ impl Service {
         Ok(self.view().await?.policies(|_| true))
     }
 
-    /// A policy: `NAMESPACE/NAME` is a NetworkPolicy, `NAME` a ClusterNetworkPolicy or, where there is none of that name, a
-    /// NetworkPolicy of the namespace `default`. The kind may be in front: `ClusterNetworkPolicy/NAME`,
+    /// A policy: `NAMESPACE/NAME` is a NetworkPolicy, `NAME` a ClusterNetworkPolicy or a NetworkPolicy of the namespace
+    /// `default`, if no other policy has that name. The kind may be in front: `ClusterNetworkPolicy/NAME`,
     /// `NetworkPolicy/NAMESPACE/NAME`.
     ///
     /// # Errors
-    /// Not there, or the store can't be read.
+    /// Not there, more than one, or the store can't be read.
     pub async fn policy(&self, name: &str) -> Result<Object, ServiceError> {
         let view = self.view().await?;
-        let found = keys(name).into_iter().find(|key| view.snapshot.get(&key.0, &key.1).is_some());
-        let of = |key: Key| view.policies(|o| o.kind() == key.0 && o.id() == key.1).pop();
-        found.and_then(of).ok_or_else(|| ServiceError::not_found("policy", name))
+        let (kind, id) = named(name, view.snapshot.objects.iter())?;
+        let found = view.policies(|o| o.kind() == kind && o.id() == id).pop();
+        found.ok_or_else(|| ServiceError::not_found("policy", name))
     }
 
     /// Removes a policy, named as for [`Self::policy`], and waits until the kernel has forgotten it.
     ///
     /// # Errors
-    /// Not there, or another owner's.
+    /// Not there, more than one, or another owner's.
     pub async fn delete_policy(&self, owner: &Owner, name: &str) -> Result<(), ServiceError> {
         let ((), revision) = self
             .transact(|draft: &mut Draft| {
-                let key = keys(name).into_iter().find(|key| draft.get(&key.0, &key.1).is_some());
-                draft.delete(owner, &key.ok_or_else(|| ServiceError::not_found("policy", name))?)?;
+                let key = named(name, draft.objects())?;
+                draft.delete(owner, &key)?;
                 draft.validate()
             })
             .await?;
@@ -181,7 +206,7 @@ impl View<'_> {
             other => other,
         };
         let endpoints = self.cluster.endpoints.values().filter(|e| applies(e)).count();
-        PolicyStatus { endpoints: count(endpoints), state, reason }
+        PolicyStatus { endpoints: count(endpoints), rules: Vec::new(), state, reason }
     }
 
     fn namespaces(&self) -> Vec<Namespace> {

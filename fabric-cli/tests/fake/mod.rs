@@ -174,7 +174,8 @@ pub(crate) fn db_policy() -> Object {
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": {"name": "db", "namespace": "shop", "owner": "cli", "revision": 4},
         "spec": {"podSelector": {"matchLabels": {"app": "db"}}, "ingress": [{}]},
-        "status": {"endpoints": 2, "state": "ready"},
+        "status": {"endpoints": 2, "state": "ready", "rules": [
+            {"rule": "ingress", "packets": 3, "bytes": 180}, {"rule": "ingress/0", "packets": 12, "bytes": 9000}]},
     });
     fabric_api::parse::object(policy).expect("a policy")
 }

@@ -66,6 +66,30 @@ async fn one_name_may_be_in_two_namespaces_and_survives_a_restart() {
 }
 
 #[tokio::test]
+async fn a_name_that_several_policies_have_is_refused_with_what_it_may_be() {
+    let b = bench();
+    let cli = Owner::cli();
+    let refused = async |name: &str| b.service.policy(name).await.unwrap_err();
+    b.service.apply(&cli, vec![in_shop("db")]).await.unwrap();
+    let elsewhere = refused("db").await;
+    assert_eq!(elsewhere.kind, ErrorKind::NotFound);
+    assert_eq!(
+        elsewhere.message,
+        "policy db is not in namespace default, but there is NetworkPolicy/shop/db: name it so"
+    );
+    let e = b.service.delete_policy(&cli, "db").await.unwrap_err();
+    assert_eq!((e.kind, &e.message), (ErrorKind::NotFound, &elsewhere.message), "it may be the wrong one");
+    b.service.apply(&cli, vec![policy("db", &json!({}))]).await.unwrap();
+    let both = "policy db may be any of NetworkPolicy/default/db, NetworkPolicy/shop/db: \
+                name one of them so, or its namespace with --namespace";
+    assert_eq!((refused("db").await.kind, &*refused("db").await.message), (ErrorKind::Conflict, both));
+    assert_eq!(b.service.delete_policy(&cli, "db").await.unwrap_err().message, both);
+    assert_eq!(b.service.policies().await.unwrap().len(), 2, "nothing was removed");
+    b.service.delete_policy(&cli, "default/db").await.unwrap();
+    assert_eq!(b.service.policy("NetworkPolicy/shop/db").await.unwrap().id(), "shop/db");
+}
+
+#[tokio::test]
 async fn only_the_owner_changes_a_policy() {
     let b = bench();
     let files = Owner::manifests(std::path::Path::new("/etc/fabric"));
