@@ -15,6 +15,7 @@ use crate::{
 use super::{
     effective::Policy,
     identity::{self, Identity},
+    matching::{Index, Matching},
     numbers::{Numbers, RuleNames, digest},
     ports::Writer,
     ruling::{self, Ranges},
@@ -92,11 +93,13 @@ pub fn compile(cluster: &Cluster, local: &str, taken: &BTreeMap<NumberKey, Numbe
         compiled.cidrs.insert(prefix, number(&mut numbers, &mut identities, &content));
     }
     identities.remove(&Identity::Anyone);
+    let index = Index::new(identities.keys());
+    let of_index: Vec<u32> = identities.values().copied().collect();
     let mut full = BTreeSet::new();
     let mut writer =
         Writer { numbers: &mut numbers, ports: &mut compiled.policy_ports, rules: &mut compiled.rules };
     for (number, policy) in &policies {
-        let rows = rows(*number, policy, &identities, &mut writer);
+        let rows = rows(*number, policy, (&index, &of_index), &mut writer);
         match rows {
             Some(rows) => compiled.policies.extend(rows),
             None => {
@@ -133,7 +136,7 @@ fn number(numbers: &mut Numbers, known: &mut BTreeMap<Identity, u32>, content: &
 fn rows(
     policy: u32,
     content: &Policy,
-    identities: &BTreeMap<Identity, u32>,
+    (index, numbers): (&Index<'_>, &[u32]),
     writer: &mut Writer<'_>,
 ) -> Option<BTreeMap<PolicyKey, PolicyValue>> {
     let mut rows = BTreeMap::new();
@@ -148,13 +151,15 @@ fn rows(
             verdicts.insert(ranges, verdict);
             Some(verdict)
         };
-        let default = verdict(ruling::rule(rules, &Identity::Anyone), writer)?;
+        let matching = Matching::new(rules, index);
+        let default = verdict(ruling::rule(rules, &matching.of(None), &Identity::Anyone), writer)?;
         let key = |identity| PolicyKey { policy, direction: word, identity };
         rows.insert(key(IDENTITY_ANYONE), PolicyValue { verdict: default });
-        for (other, identity) in identities {
-            let verdict = verdict(ruling::rule(rules, other), writer)?;
+        for at in matching.special() {
+            let ranges = ruling::rule(rules, &matching.of(Some(at)), index.identities()[at]);
+            let verdict = verdict(ranges, writer)?;
             if verdict != default {
-                rows.insert(key(*identity), PolicyValue { verdict });
+                rows.insert(key(numbers[at]), PolicyValue { verdict });
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Identities: all that policies can tell of who is at the other side.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
 
@@ -119,7 +119,8 @@ fn protocol_number(name: &str) -> Option<u8> {
     }
 }
 
-fn block(net: &IpNet, except: &[IpNet]) -> Block {
+/// A block without host bits, its exceptions in order.
+pub(super) fn block(net: &IpNet, except: &[IpNet]) -> Block {
     let mut except: Vec<IpNet> = except.iter().map(IpNet::trunc).collect();
     except.sort();
     except.dedup();
@@ -153,6 +154,15 @@ pub(super) fn prefixes(blocks: &BTreeSet<Block>) -> BTreeMap<AddrPrefix, Identit
         .flat_map(|(net, except)| except.iter().copied().chain([*net]))
         .map(|n| n.trunc())
         .collect();
+    let mut by_net: HashMap<IpNet, Vec<&Block>> = HashMap::new();
+    for block in blocks {
+        by_net.entry(block.0).or_default().push(block);
+    }
+    let lengths: BTreeSet<u8> = by_net.keys().map(IpNet::prefix_len).collect();
+    let around = |net: IpNet| {
+        let wider = lengths.range(..=net.prefix_len());
+        wider.filter_map(move |bits| IpNet::new(net.network(), *bits).ok()).map(|wider| wider.trunc())
+    };
     let mut rows = BTreeMap::new();
     for net in nets {
         // No packet of IPv6 has such an address: it would be looked up as one of IPv4.
@@ -165,7 +175,8 @@ pub(super) fn prefixes(blocks: &BTreeSet<Block>) -> BTreeMap<AddrPrefix, Identit
             rows.entry(AddrPrefix { bits: MAPPED_BITS.into(), addr: Addr::v4([0; 4]) })
                 .or_insert(Identity::Anyone);
         }
-        let identity = Identity::in_blocks(blocks.iter().filter(|block| contains(block, &net)));
+        let candidates = around(net).filter_map(|wider| by_net.get(&wider)).flatten().copied();
+        let identity = Identity::in_blocks(candidates.filter(|block| contains(block, &net)));
         rows.insert(AddrPrefix::new(net), identity);
     }
     rows

@@ -2,7 +2,7 @@
 //!
 //! For an endpoint and a direction the rules that apply are put into one order (`effective`): ClusterNetworkPolicies of the
 //! Admin tier by priority and name, then NetworkPolicies, and where none isolates the endpoint the Baseline tier. Whoever may
-//! be the other side has an [`Identity`]. Rules against an identity give ranges of ports with verdicts (`ruling`); these are
+//! be the other side has an [`Identity`]. The rules that match an identity (`matching`) give ranges of ports with verdicts (`ruling`); these are
 //! what [`decide`] explains and what [`compile`] writes as rows, under numbers that stay ([`Numbers`]).
 
 mod candidates;
@@ -11,6 +11,7 @@ mod decide;
 mod effective;
 mod identity;
 mod lint;
+mod matching;
 mod numbers;
 mod ports;
 mod ruling;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt::Debug,
+    fmt::{self, Debug, Write},
 };
 
 use fabric_common::policy::{NumberKey, NumberValue};
@@ -14,9 +14,22 @@ pub type RuleNames = BTreeMap<u32, String>;
 /// First half of the SHA-256 of a content.
 pub(super) type Half = [u8; 16];
 
+/// What is written to it is hashed: the text of a policy with many rules is never whole in memory.
+struct Hashing(Sha256);
+
+impl Write for Hashing {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.update(text.as_bytes());
+        Ok(())
+    }
+}
+
 /// The digest of a content, which says everything about itself when it is printed.
 pub(super) fn digest(content: &impl Debug) -> Half {
-    let hash = Sha256::digest(format!("{content:?}").as_bytes());
+    let mut hashing = Hashing(Sha256::new());
+    // Writing to a hash does not fail.
+    let _ = write!(hashing, "{content:?}");
+    let hash = hashing.0.finalize();
     let mut half = [0; 16];
     half.copy_from_slice(&hash[..16]);
     half

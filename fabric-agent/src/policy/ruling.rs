@@ -1,6 +1,6 @@
 //! What rules say of an identity: verdicts by ranges of ports.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use fabric_common::policy::port_key;
 
@@ -9,6 +9,7 @@ use crate::model::policy::{Ports, Rule, Verdict};
 use super::{
     effective::{Effective, resolved},
     identity::Identity,
+    matching::Matched,
 };
 
 /// A final verdict.
@@ -31,25 +32,25 @@ fn keys(ports: &Ports, other: &Identity) -> Option<(u32, u32)> {
     }
 }
 
-/// A rule that may match, with the keys that it matches.
-struct Candidate<'a> {
-    rule: &'a Rule,
-    keys: Vec<(u32, u32)>,
+/// A rule's list and place in it.
+type Place = (usize, usize);
+
+/// The rules that match a key, with the number of their ranges that do.
+type Active = BTreeMap<Place, usize>;
+
+enum Edge {
+    Begin,
+    End,
 }
 
-impl<'a> Candidate<'a> {
-    fn all(rules: &'a [Rule], other: &Identity) -> Vec<Self> {
-        let matching = rules.iter().filter(|rule| rule.peers.iter().any(|peer| other.is(peer)));
-        let candidates = matching.map(|rule| Self {
-            rule,
-            keys: rule.ports.iter().filter_map(|ports| keys(ports, other)).collect(),
-        });
-        candidates.filter(|candidate| !candidate.keys.is_empty()).collect()
+fn change(active: &mut Active, place: Place, edge: Edge) {
+    let ranges = active.entry(place).or_default();
+    match edge {
+        Edge::Begin => *ranges += 1,
+        Edge::End => *ranges -= 1,
     }
-
-    fn first(all: &[Self], key: u32) -> Option<&'a Rule> {
-        let matches = |range: &(u32, u32)| range.0 <= key && key <= range.1;
-        all.iter().find(|candidate| candidate.keys.iter().any(matches)).map(|candidate| candidate.rule)
+    if *ranges == 0 {
+        active.remove(&place);
     }
 }
 
@@ -57,36 +58,46 @@ fn by(rule: &Rule) -> Ruling {
     Ruling { accept: rule.verdict == Verdict::Accept, rule: Some(rule.name.clone()) }
 }
 
-/// What the rules say of `other`.
-pub(super) fn rule(effective: &Effective, other: &Identity) -> Ranges {
-    let admin = Candidate::all(&effective.admin, other);
-    let isolation = effective.isolation.as_ref().map(|i| (Candidate::all(&i.rules, other), &i.deny));
-    let baseline = Candidate::all(&effective.baseline, other);
+/// What the rules say of `other`, which these match.
+pub(super) fn rule(effective: &Effective, matched: &Matched<'_>, other: &Identity) -> Ranges {
+    let lists = [&matched.admin, &matched.isolated, &matched.baseline];
     let at_home = matches!(other, Identity::Node { name, .. } if effective.own_node.as_ref() == Some(name));
     let accepted = Ruling { accept: true, rule: None };
-    let decide = |key: u32| {
-        if let Some(rule) = Candidate::first(&admin, key).filter(|rule| rule.verdict != Verdict::Pass) {
+    let decide = |active: &Active| {
+        let first = |list: usize| {
+            let mut of_list = active.range((list, 0)..(list + 1, 0));
+            of_list.next().map(|((list, at), _)| lists[*list][*at])
+        };
+        if let Some(rule) = first(0).filter(|rule| rule.verdict != Verdict::Pass) {
             return by(rule);
         }
         if at_home {
             return accepted.clone();
         }
-        if let Some((rules, deny)) = &isolation {
-            return Candidate::first(rules, key)
-                .map_or_else(|| Ruling { accept: false, rule: Some((*deny).clone()) }, by);
+        if let Some(isolation) = &effective.isolation {
+            return first(1).map_or_else(|| Ruling { accept: false, rule: Some(isolation.deny.clone()) }, by);
         }
-        match Candidate::first(&baseline, key) {
+        match first(2) {
             Some(rule) if rule.verdict != Verdict::Pass => by(rule),
             Some(_) | None => accepted.clone(),
         }
     };
-    let isolated = isolation.iter().flat_map(|(rules, _)| rules);
-    let all = admin.iter().chain(isolated).chain(&baseline).flat_map(|candidate| &candidate.keys);
-    let starts: BTreeSet<u32> =
-        all.flat_map(|(first, last)| [Some(*first), last.checked_add(1)]).flatten().chain([0]).collect();
+    let mut edges: BTreeMap<u32, Vec<(Place, Edge)>> = BTreeMap::from([(0, Vec::new())]);
+    for (list, rules) in lists.iter().enumerate() {
+        for (at, rule) in rules.iter().enumerate() {
+            for (first, last) in rule.ports.iter().filter_map(|ports| keys(ports, other)) {
+                edges.entry(first).or_default().push(((list, at), Edge::Begin));
+                if let Some(behind) = last.checked_add(1) {
+                    edges.entry(behind).or_default().push(((list, at), Edge::End));
+                }
+            }
+        }
+    }
+    let mut active = Active::new();
     let mut ranges = Ranges::new();
-    for start in starts {
-        let ruling = decide(start);
+    for (start, changes) in edges {
+        changes.into_iter().for_each(|(place, edge)| change(&mut active, place, edge));
+        let ruling = decide(&active);
         if ranges.last().is_none_or(|(_, last)| *last != ruling) {
             ranges.push((start, ruling));
         }
