@@ -30,6 +30,7 @@ mod peers;
 mod policies;
 mod process;
 pub mod recipes;
+pub mod scale;
 mod teardown;
 mod topology;
 mod trace;
