@@ -2,7 +2,8 @@
 //! [`store`]; [`plan`] turns the store's content and this node's facts into the exact content of every map and every
 //! link (pure: no I/O, no clock); [`reconcile`] makes the kernel equal to that through its drivers, [`dataplane`]
 //! (maps, programs) and [`kernel`] (links, addresses, routes). [`observe`] reads back what the kernel saw,
-//! [`probe`] asks other nodes' agents what their paths carry.
+//! [`probe`] asks other nodes' agents what their paths carry, [`querier`] asks containers which
+//! groups they have joined.
 
 pub mod api;
 pub mod config;
@@ -16,6 +17,7 @@ pub mod observe;
 pub mod plan;
 pub mod policy;
 pub mod probe;
+pub mod querier;
 pub mod reconcile;
 pub mod service;
 pub mod store;

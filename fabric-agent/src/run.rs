@@ -18,7 +18,7 @@ use fabric_agent::{
         report::Reporter,
     },
     plan::desired::PlanSettings,
-    probe,
+    probe, querier,
     reconcile::{Handle, KernelLinks, Reconciler, Settings},
     service::{Kernel, Service, ServiceSettings},
     store::{EmbeddedStore, EtcdStore, Fresh, Store},
@@ -91,6 +91,7 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
     }
     let counters = dataplane.counters()?;
     let flows = dataplane.flows()?;
+    let groups = dataplane.groups()?;
     let drops = dataplane.events()?;
     let tracer = dataplane.tracer()?;
     let (switch, dropped) = dataplane.captures()?;
@@ -113,6 +114,7 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
         settings,
     )
     .await?;
+    handle.set_groups(groups.clone());
     let service = Service::new(
         Arc::clone(&store),
         Arc::new(handle.clone()),
@@ -126,6 +128,7 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
     tokio::spawn(pump_captured(dropped, captures.clone()));
     tokio::spawn(name_events(Arc::clone(&store), service.clone(), hub.clone()));
     tokio::spawn(name_rules(handle.clone(), hub.clone()));
+    tokio::spawn(querier::run(groups, handle.clone()));
     if let Some(port) = config.probe_port {
         tokio::spawn(probe::run(port, handle.clone()));
     }

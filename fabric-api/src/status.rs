@@ -152,6 +152,13 @@ pub struct EndpointStatus {
     /// Counters, if local.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counters: Option<EndpointCounters>,
+    /// Groups that it has joined, if local and in a network with multicast; those that everybody gets are not among them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub groups: Vec<IpAddr>,
+    /// Joins that found no room: an endpoint may have 64 groups at a time.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub groups_refused: u32,
     /// How far it is.
     pub state: State,
     /// What is wrong, if anything.
@@ -312,4 +319,8 @@ pub struct ErrorBody {
     /// Further facts, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub details: BTreeMap<String, String>,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }

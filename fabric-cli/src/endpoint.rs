@@ -151,6 +151,13 @@ const COLUMNS: &[Column<Endpoint>] = &[
     Column::wide("DROPS", |endpoint| {
         counters(endpoint, |c| format!("{}/{}", c.egress_drops, c.ingress_drops))
     }),
+    Column::wide("GROUPS", |endpoint| {
+        status(endpoint, |status| {
+            let refused = status.groups_refused;
+            let more = if refused == 0 { String::new() } else { format!(" ({refused} refused)") };
+            output::joined(&status.groups) + &more
+        })
+    }),
     Column::wide("NAMESPACE", |endpoint| endpoint.spec.namespace.clone().unwrap_or_default()),
     Column::wide("PORTS", |endpoint| {
         let ports =

@@ -10,6 +10,7 @@ use crate::{
     flood::{FloodKey, FloodValue},
     flow::{FlowKey, FlowValue, FragmentKey, FragmentValue},
     layout::{FNV_BASIS, Fields, Layout, fnv},
+    membership::{GroupCount, GroupKey, GroupValue},
     nat::{NatKey, NatValue},
     network::{MemberKey, MemberValue, NetworkValue},
     node::{NodeValue, VtepValue},
@@ -132,6 +133,8 @@ maps! {
     EVENT_BUDGET: "event_budget" PerCpuArray<u32, [u64; 4]> Transient, 1, false, "Rate limit of the events, per CPU: window start (ns), events in it, suppressed since the last event, unused.";
     ICMP_ERRORS: "icmp_errors" PerCpuArray<u32, [u64; 25]> Transient, 1, false, "ICMP errors, per CPU: the time (ns) up to which the rate limit is used up, and room to put one together.";
     FLOOD_BUDGET: "flood_budget" LruHash<u32, u64> Transient, 4096, false, "Rate limit of what a port may have replicated, by interface index: the time (ns) up to which it is used up.";
+    GROUPS: "groups" Hash<GroupKey, GroupValue> Kernel, 65536, true, "Groups that ports of this node have joined, as their own IGMP and MLD reports say.";
+    GROUP_COUNTS: "group_counts" Hash<u32, GroupCount> Kernel, 4096, true, "How many groups each port has joined, and how many joins were refused, by interface index.";
     FLOWS: "flows" LruHash<FlowKey, FlowValue> Kernel, 131072, true, "Connection tracking: flows of endpoints with a policy that have seen an answer.";
     NEW_FLOWS: "new_flows" LruHash<FlowKey, FlowValue> Kernel, 32768, true, "Connection tracking: flows that nobody has answered yet. Whoever begins many of them pushes out no other.";
     FRAGMENTS: "fragments" LruHash<FragmentKey, FragmentValue> Kernel, 4096, true, "Ports of IP packets in fragments, from their first fragment.";

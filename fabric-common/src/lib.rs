@@ -25,6 +25,7 @@ pub mod fdb;
 pub mod flood;
 pub mod flow;
 pub mod layout;
+pub mod membership;
 pub mod nat;
 pub mod network;
 pub mod node;

@@ -130,6 +130,10 @@ numbered! {
         Ecn = 31 "ecn",
         /// A packet to be routed whose time to live or hop limit is used up.
         TtlExceeded = 32 "ttl_exceeded",
+        /// IGMP or MLD from a container that is no valid report: a query, a wrong length, checksum, group or source, a fragment, MLD without its hop limit of 1 or its router alert, or behind other extension headers.
+        BadMembership = 33 "bad_membership",
+        /// A membership report joins a group that there is no room for: the endpoint has joined 64 already, or the map `groups` is full. What else is in the report counts.
+        GroupLimit = 34 "group_limit",
         /// A frame to a group MAC whose packet is for somebody alone, or for another group than the MAC stands for.
         BadGroup = 40 "bad_group",
         /// The endpoint sends more than 1000 broadcast and multicast packets a second.
@@ -162,7 +166,7 @@ numbered! {
         Remote = 2 "remote",
         /// Answered by the program itself: ARP, neighbour discovery, or an echo request to the gateway.
         Answered = 3 "answered",
-        /// Taken off the wire because nobody needs it: announcements (nothing is learned from packets), requests for unknown addresses.
+        /// Taken off the wire because nobody needs it: announcements (nothing is learned from packets), requests for unknown addresses, multicast that nobody has joined; and membership reports, which are taken note of.
         Absorbed = 4 "absorbed",
         /// Not a tunnel packet of ours: left to the stack untouched.
         NotOurs = 5 "not_ours",

@@ -1,5 +1,5 @@
 //! `flood`: copies of broadcast and multicast frames, one for each port and each node of the network's lists (head-end
-//! replication). The port that a frame came in at gets none, and what came through the tunnel goes to ports only.
+//! replication). The port that a frame came in at gets none, and what came through the tunnel goes to ports only. Of the ports, those get copies of a group that have joined it; other nodes know that of their own.
 
 use core::ffi::c_void;
 
@@ -11,13 +11,17 @@ use aya_ebpf::{
 };
 use fabric_common::{
     abi,
+    addr::Addr,
     flood::{FloodKey, FloodValue, NODES, PLACES, PORTS},
+    membership::{Audience, GroupKey, audience},
     reason::{Action, DropReason},
     stage::Stage,
 };
 
 use crate::{
-    counters, encap, node,
+    counters, encap,
+    inner::{ETH_LEN, IPV6},
+    membership, node,
     outcome::{Trace, lose, unpack},
     packet::{Frame, skb},
     port, settings, untracked,
@@ -67,7 +71,10 @@ unsafe extern "C" fn body(place: u32, copies: *mut Copies) -> i64 {
     let key = FloodKey { vni: copies.trace.vni, list: copies.list, place };
     // SAFETY: the memory of a row stays memory of this map while a program runs (`main.rs` says what it may hold).
     let Some(target) = (unsafe { MAP.get(key) }) else { return 1 };
-    if copies.list == PORTS && target.ifindex == Frame::ifindex(&copies.ctx) {
+    if copies.list == PORTS
+        && (target.ifindex == Frame::ifindex(&copies.ctx)
+            || wants(&copies.ctx, copies.trace.vni, target.ifindex) == 0)
+    {
         return 0;
     }
     let lost = if copies.list == PORTS { to_port(copies, target) } else { to_node(copies, target.node) };
@@ -77,6 +84,21 @@ unsafe extern "C" fn body(place: u32, copies: *mut Copies) -> i64 {
         lose(&copies.ctx, &copies.trace, reason(lost));
     }
     0
+}
+
+/// 1 if the frame is for everybody, or for a group that the port has joined. Out of line for its stack, which is why it reads the
+/// destination each time.
+#[inline(never)]
+fn wants(ctx: &TcContext, vni: u32, ifindex: u32) -> u32 {
+    // Not by the packet's pointers: the compiler would hand them over as numbers.
+    let group = if Frame::load::<2>(ctx, 12) == Some(IPV6.to_ne_bytes()) {
+        Frame::load::<16>(ctx, ETH_LEN as u32 + 24).map(Addr::v6)
+    } else {
+        Frame::load::<4>(ctx, ETH_LEN as u32 + 16).map(Addr::v4)
+    };
+    let Some(group) = group else { return 0 };
+    let all = matches!(audience(&group), Audience::Everybody);
+    u32::from(all || membership::has(GroupKey { vni, ifindex, group }))
 }
 
 /// Returns 0, or the number of the reason why the copy is lost. Out of line: its stack is given back when a loss is reported.

@@ -4,6 +4,7 @@ use aya_ebpf::{btf_maps::LruHashMap, helpers::bpf_ktime_get_boot_ns, macros::btf
 use fabric_common::{
     abi,
     addr::Addr,
+    membership::{Audience, audience},
     network::FLAG_MULTICAST,
     reason::{Action, DropReason},
     stage::Stage,
@@ -13,7 +14,8 @@ use network_types::eth::EthHdr;
 
 use crate::{
     encap, endpoint, flood,
-    inner::{self, IPV4, destination},
+    inner::{self, ETH_LEN, IPV4, destination},
+    membership::{self, Message},
     network,
     outcome::{Outcome, Trace, Verdict, unpack},
     packet::{Frame, header, same_addr},
@@ -58,6 +60,12 @@ fn is_nobodys(vni: u32, addr: &Addr) -> bool {
 pub fn handle(ctx: &TcContext, trace: &Trace) -> Outcome {
     match admit_packed(ctx, trace) {
         reason if reason < 0 => unpack(reason),
+        0 => Ok(Verdict::consume(Action::Absorbed)),
+        at if at & MEMBERSHIP != 0 => {
+            membership::take(ctx, trace.vni, at as u32)?;
+            port::count_egress(trace.slot, trace.segments, trace.length);
+            Ok(Verdict::consume(Action::Absorbed))
+        }
         size => {
             let near = flood::to_ports(ctx, trace);
             let far = flood::to_nodes(ctx, trace, size as u32);
@@ -66,41 +74,73 @@ pub fn handle(ctx: &TcContext, trace: &Trace) -> Outcome {
     }
 }
 
-/// Returns the bytes of the frame's IP packets, or the number of a drop reason, negated. Out of line, since most packets are
+/// Beside the offset of a message of IGMP or MLD.
+const MEMBERSHIP: i64 = 1 << 32;
+
+/// Returns the bytes of the frame's IP packets, 0 if nobody is to get it, [`MEMBERSHIP`], or the number of a drop reason, negated. Out of line, since most packets are
 /// for one receiver, and so that its stack is given back when copies are made.
 #[inline(never)]
 fn admit_packed(ctx: &TcContext, trace: &Trace) -> i64 {
     match admit(ctx, trace) {
-        Ok(size) => i64::from(size),
+        Ok(size) => size,
         Err(reason) => -(reason as i64),
     }
 }
 
 #[inline(always)]
-fn admit(ctx: &TcContext, trace: &Trace) -> Result<u32, DropReason> {
+fn admit(ctx: &TcContext, trace: &Trace) -> Result<i64, DropReason> {
     let ether_type = header::<EthHdr>(ctx, 0, DropReason::Malformed)?.ether_type;
     check(ctx, 0, ether_type, trace.vni)?;
     let ip = inner::ip(ctx, 0, ether_type)?;
-    if same_addr(&ip.src, &Addr::UNSPECIFIED) {
+    trace.mark(Stage::Group);
+    // Like ARP, asked of no policy: it is between a container and its network. From no address as well (RFC 3376 section 4.2.13,
+    // RFC 3810 section 5.2.13).
+    match membership::message(ctx, ether_type != IPV4, ip.protocol, ip.header_len) {
+        Message::None => {}
+        Message::At(at) => {
+            take(Frame::ifindex(ctx), trace.segments)?;
+            return Ok(MEMBERSHIP | i64::from(at));
+        }
+        Message::Bad => return Err(DropReason::BadMembership),
+    }
+    if same_addr(&ip.src, &Addr::UNSPECIFIED) || same_addr(&ip.src, &Addr::v4([0; 4])) {
         return Err(DropReason::SpoofIp);
     }
-    trace.mark(Stage::Group);
     untracked::sends(ctx, trace)?;
     let size = encap::packet_size(ctx, &ip)?;
     take(Frame::ifindex(ctx), trace.segments)?;
     port::count_egress(trace.slot, trace.segments, trace.length);
-    Ok(size)
+    let audience = audience(&destination(ctx, 0, ether_type)?);
+    Ok(if audience == Audience::Nobody { 0 } else { i64::from(size) })
 }
 
 /// A frame that came through the tunnel, its outer headers off: for ports only, so that none goes round.
 #[inline(always)]
 pub fn deliver(ctx: &TcContext, trace: &Trace) -> Verdict {
     trace.mark(Stage::Group);
+    // What the other side's membership is does not matter here, and hosts must not hear each other's reports.
+    if is_membership(ctx) != 0 {
+        return Verdict::consume(Action::Absorbed);
+    }
     // The sender's own node has asked its policy; the packet is read for those of the receivers, which drop it where that fails.
     if untracked::sends(ctx, trace).is_err() {
         return Verdict::consume(Action::Absorbed);
     }
     taken(flood::to_ports(ctx, trace))
+}
+
+/// 1 if the packet is one of IGMP or MLD. Out of line for its stack.
+#[inline(never)]
+fn is_membership(ctx: &TcContext) -> u32 {
+    // Not by the packet's pointers: the compiler would hand them over as numbers.
+    let v6 = Frame::load::<2>(ctx, 12) != Some(IPV4.to_ne_bytes());
+    let (Some([first]), Some([protocol])) =
+        (Frame::load::<1>(ctx, ETH_LEN as u32), Frame::load::<1>(ctx, ETH_LEN as u32 + if v6 { 6 } else { 9 }))
+    else {
+        return 0;
+    };
+    let message = membership::message(ctx, v6, protocol, u32::from(first & 0xf) * 4);
+    u32::from(!matches!(message, Message::None))
 }
 
 /// The frame itself goes nowhere, its copies do.

@@ -91,7 +91,7 @@ macro_rules! bpf_only {
 }
 bpf_only! {
     arp capture conntrack counters decap echo encap endpoint event extension fdb flood foreign fragment group host icmp_error
-    inner nat nd network node outcome packet policy port question related relay rewrite route settings source stage too_big
+    igmp inner membership mld nat nd network node outcome packet policy port question related relay rewrite route settings source stage too_big
     transport tunnel untracked uplink walk world
 }
 

@@ -288,17 +288,18 @@ pub fn on_the_wire(mut packet: Vec<u8>, from: &Host, to: &Host) -> Vec<u8> {
 pub fn fix_ip_checksum(frame: &mut [u8], at: usize) {
     let length = usize::from(frame[at] & 0xf) * 4;
     frame[at + 10..at + 12].fill(0);
-    let sum = !smoltcp_checksum(&frame[at..at + length]);
+    let sum = internet_checksum(&frame[at..at + length]);
     frame[at + 10..at + 12].copy_from_slice(&sum.to_be_bytes());
 }
 
-fn smoltcp_checksum(data: &[u8]) -> u16 {
+/// The Internet checksum (RFC 1071), to be stored in network byte order.
+pub fn internet_checksum(data: &[u8]) -> u16 {
     let mut sum: u32 =
         data.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(*w.get(1).unwrap_or(&0))).sum();
     while sum >> 16 != 0 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
-    sum as u16
+    !(sum as u16)
 }
 
 /// Checks every checksum and length of a frame with the second library; UDP may have checksum 0. Returns the

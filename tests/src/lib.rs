@@ -11,6 +11,7 @@ pub mod icmp;
 pub mod ledger;
 pub mod load;
 pub mod masquerade;
+pub mod membership;
 pub mod oracle;
 pub mod policed;
 pub mod policy_model;

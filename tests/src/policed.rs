@@ -151,7 +151,7 @@ impl Rig {
         }
     }
 
-    fn hash<K: Pod, V: Pod>(&mut self, name: &str) -> HashMap<&mut MapData, K, V> {
+    pub(crate) fn hash<K: Pod, V: Pod>(&mut self, name: &str) -> HashMap<&mut MapData, K, V> {
         let map = self.ebpf.map_mut(name).unwrap_or_else(|| panic!("the object has no map {name}"));
         HashMap::try_from(map).unwrap_or_else(|error| panic!("map {name}: {error}"))
     }

@@ -102,14 +102,14 @@ fn to_v6_group(from: &Container, group: Ipv6Addr) -> Path {
 
 /// To everybody, in every way that there is.
 fn to_all(from: &Container) -> [(&'static str, Path); 6] {
-    let mdns_v6 = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb);
+    let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
     [
         ("limited broadcast", to(from, BROADCAST, Ipv4Addr::BROADCAST)),
         ("the subnet's broadcast", to(from, BROADCAST, Ipv4Addr::new(192, 168, 10, 255))),
         ("mDNS", to_v4_group(from, Ipv4Addr::new(224, 0, 0, 251))),
         ("all hosts", to_v4_group(from, Ipv4Addr::new(224, 0, 0, 1))),
-        ("mDNS in IPv6", to_v6_group(from, mdns_v6)),
-        ("mDNS from a link-local address", to_v6_group(from, mdns_v6).with_src(from.link_local())),
+        ("all nodes", to_v6_group(from, all_nodes)),
+        ("all nodes from a link-local address", to_v6_group(from, all_nodes).with_src(from.link_local())),
     ]
 }
 

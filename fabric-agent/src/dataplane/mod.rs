@@ -29,6 +29,7 @@ mod error;
 mod events;
 mod features;
 mod flows;
+mod groups;
 mod inspect;
 mod loader;
 mod maps;
@@ -62,6 +63,7 @@ pub use self::{
     events::{Events, EventsError},
     features::KernelRelease,
     flows::{FlowCursor, Flows, boot_time},
+    groups::{Groups, Joined, Listeners},
     inspect::{Dump, Inspector},
     loader::Logger,
     tables::{Failure, Row, Table, TableSet},
@@ -252,6 +254,11 @@ impl Dataplane {
     /// A reader and writer of flows, independent of this value.
     pub fn flows(&self) -> Result<Flows, DataplaneError> {
         Flows::open(&self.maps)
+    }
+
+    /// A reader and tidier of memberships in groups, independent of this value.
+    pub fn groups(&self) -> Result<Groups, DataplaneError> {
+        Groups::open(&self.maps)
     }
 
     /// A reader of drop events. Two readers would share the events between them: open it once. Needs a tokio runtime.

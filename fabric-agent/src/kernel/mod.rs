@@ -9,6 +9,7 @@ mod cleanup;
 pub mod frag;
 pub mod link;
 pub mod netns;
+pub mod packet;
 pub mod port;
 pub mod route;
 pub mod sysctl;

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     net::IpAddr,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -20,7 +20,7 @@ use super::{
     report::Report,
 };
 use crate::{
-    dataplane::{Counters, Flows},
+    dataplane::{Counters, Flows, Groups, Joined},
     plan::desired::{NodeFacts, PeerFacts},
     policy::RuleNames,
     service::Kernel,
@@ -50,6 +50,7 @@ pub(super) struct Shared {
     trigger: mpsc::Sender<()>,
     counters: Option<Counters>,
     flows: Option<Flows>,
+    groups: OnceLock<Groups>,
     ready: AtomicBool,
     peers: RwLock<BTreeMap<IpAddr, PeerFacts>>,
 }
@@ -78,6 +79,7 @@ impl Shared {
             trigger,
             counters,
             flows,
+            groups: OnceLock::new(),
             ready: AtomicBool::new(false),
             peers: RwLock::default(),
         }
@@ -177,6 +179,12 @@ impl Handle {
         self.trigger();
     }
 
+    /// Says how memberships in groups are read. Once.
+    pub fn set_groups(&self, groups: Groups) {
+        // A second reader would read the same maps.
+        let _ = self.shared.groups.set(groups);
+    }
+
     /// Names of policies' rules by the numbers that the programs know, of the last pass.
     pub fn rules(&self) -> Arc<RuleNames> {
         Arc::clone(&self.shared.published.read().unwrap_or_else(PoisonError::into_inner).rules)
@@ -222,6 +230,17 @@ impl Kernel for Handle {
     fn reset_counters(&self, slot: u32) {
         if let Some(Err(error)) = self.shared.counters.as_ref().map(|counters| counters.reset_port(slot)) {
             tracing::warn!("{error}");
+        }
+    }
+
+    fn groups(&self) -> BTreeMap<u32, Joined> {
+        match self.shared.groups.get().map(Groups::all) {
+            Some(Ok(all)) => all,
+            Some(Err(error)) => {
+                tracing::warn!("{error}");
+                BTreeMap::new()
+            }
+            None => BTreeMap::new(),
         }
     }
 

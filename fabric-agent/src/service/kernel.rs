@@ -1,11 +1,11 @@
 //! What the service needs of the reconciler, behind a trait so that it can be tested without a kernel.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use fabric_api::status::{EndpointCounters, State, Status};
 use futures::future::BoxFuture;
 
-use crate::plan::desired::NodeFacts;
+use crate::{dataplane::Joined, plan::desired::NodeFacts};
 
 /// The reconciler as the service sees it.
 pub trait Kernel: Send + Sync {
@@ -24,6 +24,11 @@ pub trait Kernel: Send + Sync {
 
     /// Sets the counters of a slot to zero.
     fn reset_counters(&self, slot: u32);
+
+    /// Groups that local ports have joined, by interface index.
+    fn groups(&self) -> BTreeMap<u32, Joined> {
+        BTreeMap::new()
+    }
 
     /// The connections that one of `addresses` takes part in on this node, as text for [`Kernel::take_flows`] of another.
     /// Empty where nothing tracks connections.

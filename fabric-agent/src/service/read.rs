@@ -9,6 +9,7 @@ use fabric_api::{
 
 use super::*;
 use crate::{
+    dataplane::Joined,
     model::{Cluster, ids},
     plan::{self, desired::NodeFacts},
     store::Snapshot,
@@ -101,7 +102,11 @@ impl Service {
         let local = &self.inner.settings.node;
         let ids = plan::node_ids(&cluster, local);
         let limit = plan::underlay_mtu(&cluster, &facts);
-        Ok(View { kernel: &*self.inner.kernel, local, snapshot, cluster, facts, ids, limit })
+        let kernel = &*self.inner.kernel;
+        // Only where somebody can have joined anything.
+        let joined = cluster.networks.values().any(|network| network.multicast).then(|| kernel.groups());
+        let joined = joined.unwrap_or_default();
+        Ok(View { kernel, local, snapshot, cluster, facts, joined, ids, limit })
     }
 }
 
@@ -112,6 +117,7 @@ pub(super) struct View<'a> {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) cluster: Cluster,
     facts: NodeFacts,
+    joined: BTreeMap<u32, Joined>,
     ids: BTreeMap<String, u32>,
     /// Largest inner IP packet that the underlay carries, bytes.
     limit: u16,
@@ -230,6 +236,10 @@ impl View<'_> {
             status.host_ifname = ids::host_ifname(name);
             status.ifindex = self.facts.ports.get(name).copied().unwrap_or(0);
             status.slot = endpoint.status.as_ref().and_then(|s| s.slot);
+            if let Some(joined) = self.joined.get(&status.ifindex) {
+                status.groups.clone_from(&joined.groups);
+                status.groups_refused = joined.refused;
+            }
             status.counters = status.slot.and_then(|slot| self.kernel.counters(slot));
         }
         Endpoint { status: Some(status), ..endpoint.clone() }

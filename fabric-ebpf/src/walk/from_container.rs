@@ -22,6 +22,7 @@ use crate::{
     arp,
     conntrack::{self, Sides},
     counters, echo, encap, endpoint, fdb, fragment, group, host,
+    igmp::IGMP,
     inner::{self, ARP, IPV4, IPV6, Ip},
     nd, node,
     outcome::{Outcome, Trace, Verdict, pack, unpack},
@@ -271,7 +272,7 @@ fn tagged(ctx: &TcContext, ether_type: u16) -> bool {
 }
 
 /// The container's own addresses only, and those behind it where it is the next hop of a route. A multicast packet from `::` (a host that joins groups before it has an address,
-/// RFC 4541 section 2.1.1) is no lie yet; it is judged as multicast. Returns whether the address is one behind it.
+/// RFC 4541 section 2.1.1) is no lie yet, nor is IGMP from 0.0.0.0; it is judged as multicast. Returns whether the address is one behind it.
 #[inline(always)]
 fn check_source(ctx: &TcContext, port: &PortValue, ip: &Ip, dst: Mac) -> Result<bool, DropReason> {
     if same_addr(&ip.src, &Addr::UNSPECIFIED) {
@@ -283,5 +284,11 @@ fn check_source(ctx: &TcContext, port: &PortValue, ip: &Ip, dst: Mac) -> Result<
     {
         return Ok(false);
     }
-    if route::leads_to(vni, &ip.src, ifindex) { Ok(true) } else { Err(DropReason::SpoofIp) }
+    if route::leads_to(vni, &ip.src, ifindex) {
+        return Ok(true);
+    }
+    if dst.is_group() && ip.protocol == IGMP && same_addr(&ip.src, &Addr::v4([0; 4])) {
+        return Ok(false);
+    }
+    Err(DropReason::SpoofIp)
 }
