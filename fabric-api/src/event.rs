@@ -5,7 +5,12 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A dropped packet, as far as it was parsed.
+/// In the place of a drop reason: the packet passed, but would not if a policy that is audited were in force.
+pub const WOULD_DROP: &str = "would_drop";
+/// In the place of a drop reason: the packet began a connection that a rule admits which is logged.
+pub const ALLOWED: &str = "allowed";
+
+/// A dropped packet, as far as it was parsed, or one of which a policy wants the verdict reported.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Event {
@@ -13,7 +18,7 @@ pub struct Event {
     pub time: String,
     /// Hook name.
     pub hook: String,
-    /// Drop reason.
+    /// Drop reason; `would_drop` or `allowed` of a packet that passed.
     pub reason: String,
     /// Name of the policy rule that decided, like `NetworkPolicy/shop/db/ingress`; absent if none did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,4 +63,11 @@ pub struct Event {
 
 fn is_zero(n: &u64) -> bool {
     *n == 0
+}
+
+impl Event {
+    /// Whether the packet was dropped.
+    pub fn is_drop(&self) -> bool {
+        self.reason != WOULD_DROP && self.reason != ALLOWED
+    }
 }

@@ -35,6 +35,9 @@ pub struct Flow {
     /// Rule that admits it on the answering side; absent if that side has no policy here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress_rule: Option<String>,
+    /// One of the rules is of a policy that is audited, and would not admit it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub would_drop: bool,
 }
 
 /// One side of a flow.

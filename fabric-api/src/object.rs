@@ -36,7 +36,7 @@ pub struct Metadata {
     /// Free labels; policies select by them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// Free text for people and tools. Kept, and of no effect.
+    /// Free text for people and tools. Kept, and of no effect but for those of policies that begin with `fabric.io/`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// The front door that owns the object (`cli`, `manifests:DIR`, …). Set by the agent; only the owner may change or

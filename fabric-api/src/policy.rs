@@ -48,6 +48,12 @@ pub struct PolicySide {
     /// The rule that decides, like `NetworkPolicy/shop/db/ingress/0`; absent if none does, which accepts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
+    /// It is denied, and the sender is told: TCP by a reset, the others by an ICMP error.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reject: bool,
+    /// The rule of an audited policy that would deny what is accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub would_deny: Option<String>,
     /// The rules that were asked, in order, up to the one that decides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<PolicyCandidate>,

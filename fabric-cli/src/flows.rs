@@ -183,7 +183,8 @@ fn side(side: &FlowSide) -> String {
 fn rules(flow: &Flow) -> String {
     let rules = [&flow.egress_rule, &flow.ingress_rule].into_iter().flatten();
     let rules: Vec<&str> = rules.map(String::as_str).collect();
-    if rules.is_empty() { "-".to_owned() } else { rules.join(", ") }
+    let rules = if rules.is_empty() { "-".to_owned() } else { rules.join(", ") };
+    if flow.would_drop { format!("{rules} (would drop)") } else { rules }
 }
 
 fn titles(wide: bool) -> Vec<String> {

@@ -12,10 +12,10 @@ use crate::output::{self, Format};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  fabric monitor --drops --endpoint web\n  fabric monitor --drops -o json | jq -r .reason"
+    after_help = "Packets that passed are told of where a policy asks for it: would_drop, allowed.\n\nExample:\n  fabric monitor --drops --endpoint web\n  fabric monitor --drops -o json | jq -r .reason"
 )]
 pub(crate) struct MonitorArgs {
-    /// Only dropped packets
+    /// Only dropped packets, without the verdicts that policies want reported
     #[arg(long)]
     drops: bool,
     /// Only packets of this local endpoint

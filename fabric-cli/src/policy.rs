@@ -264,7 +264,11 @@ fn page(question: &PolicyQuestion, answer: &PolicyAnswer, explain: bool) -> Stri
 
 fn side_text(direction: &str, side: &PolicySide, explain: bool) -> String {
     let rule = side.rule.as_ref().map_or_else(|| "no rule decides".to_owned(), |rule| format!("by {rule}"));
-    let mut text = format!("{direction} of {}: {}, {rule}\n", side.endpoint, side.verdict);
+    let told = if side.reject { ", and the sender is told" } else { "" };
+    let mut text = format!("{direction} of {}: {}, {rule}{told}\n", side.endpoint, side.verdict);
+    if let Some(rule) = &side.would_deny {
+        text.push_str(&format!("  would drop: by {rule}, whose policy is audited\n"));
+    }
     if explain && !side.candidates.is_empty() {
         let row = |c: &fabric_api::policy::PolicyCandidate| {
             let matches = if c.matches { "matches" } else { "does not match" };
@@ -308,6 +312,7 @@ mod tests {
             verdict: "deny".to_owned(),
             rule: Some("NetworkPolicy/shop/db/ingress".to_owned()),
             candidates: vec![candidate("NetworkPolicy/shop/db/ingress/0", false)],
+            ..PolicySide::default()
         };
         let answer = PolicyAnswer { allowed: false, egress: None, ingress: Some(side) };
         let question = PolicyQuestion {

@@ -132,6 +132,7 @@ maps! {
     PORT_COUNTERS: "port_counters" PerCpuArray<u32, PortCounters> Kernel, 4096, true, "Packets, bytes and drops of each local endpoint, by slot.";
     EVENT_BUDGET: "event_budget" PerCpuArray<u32, [u64; 4]> Transient, 1, false, "Rate limit of the events, per CPU: window start (ns), events in it, suppressed since the last event, unused.";
     ICMP_ERRORS: "icmp_errors" PerCpuArray<u32, [u64; 25]> Transient, 1, false, "ICMP errors, per CPU: the time (ns) up to which the rate limit is used up, and room to put one together.";
+    REJECTS: "rejects" PerCpuArray<u32, [u64; 25]> Transient, 1, false, "Answers to what policies reject, per CPU: the time (ns) up to which the rate limit is used up, and room to put one together.";
     FLOOD_BUDGET: "flood_budget" LruHash<u32, u64> Transient, 4096, false, "Rate limit of what a port may have replicated, by interface index: the time (ns) up to which it is used up.";
     GROUPS: "groups" Hash<GroupKey, GroupValue> Kernel, 65536, true, "Groups that ports of this node have joined, as their own IGMP and MLD reports say.";
     GROUP_COUNTS: "group_counts" Hash<u32, GroupCount> Kernel, 4096, true, "How many groups each port has joined, and how many joins were refused, by interface index.";
@@ -141,7 +142,7 @@ maps! {
     NAT: "nat" LruHash<NatKey, NatValue> Kernel, 131072, true, "Address translation: flows with the world that have seen an answer, two rows each.";
     NEW_NAT: "new_nat" LruHash<NatKey, NatValue> Kernel, 32768, true, "Address translation: flows with the world that nobody has answered yet, two rows each.";
     NAT_ROOM: "nat_room" PerCpuArray<u32, [u64; 32]> Transient, 1, false, "Room to put a translation together, per CPU.";
-    QUESTION: "question" PerCpuArray<u32, [u64; 34]> Transient, 1, false, "Room to put together what policies are asked, per CPU.";
+    QUESTION: "question" PerCpuArray<u32, [u64; 35]> Transient, 1, false, "Room to put together what policies are asked, per CPU.";
     EVENTS: "events" RingBuf<u32, DropEvent> Transient, 1 << 20, true, "Sampled drop events.";
     CAPTURE: "capture" PerCpuArray<u32, u64> Transient, 2, false, "While somebody captures, per CPU: 0 is the time since boot (ns) up to which dropped packets are copied, 1 counts those that found no room.";
     CAPTURED: "captured" RingBuf<u32, CapturedDrop> Transient, 1 << 20, true, "Dropped packets, while somebody captures.";

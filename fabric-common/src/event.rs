@@ -1,4 +1,4 @@
-//! The record that a sampled drop leaves in the ring buffer.
+//! The record that a sampled drop, or a verdict that a policy wants reported, leaves in the ring buffer.
 
 use crate::{
     addr::{Addr, Mac},
@@ -8,15 +8,20 @@ use crate::{
 /// The record's version; the first byte of every record.
 pub const VERSION: u8 = 2;
 
+/// In the place of a drop reason: the packet passed, but would not if a policy that is audited were in force.
+pub const WOULD_DROP: u8 = 254;
+/// In the place of a drop reason: the packet began a connection that a rule admits which is logged.
+pub const ALLOWED: u8 = 255;
+
 shared! {
-    /// A dropped packet. What was not parsed by the time of the drop is zero. Length and five-tuple are those of the
+    /// A dropped packet, or one of which a verdict is reported. What was not parsed by the time of the drop is zero. Length and five-tuple are those of the
     /// inner packet once it was reached.
     104 bytes: pub struct DropEvent {
         /// [`VERSION`].
         pub version: u8,
         /// `Hook` number.
         pub hook: u8,
-        /// `DropReason` number.
+        /// `DropReason` number, [`WOULD_DROP`] or [`ALLOWED`].
         pub reason: u8,
         /// IP protocol number; 0 if it was not reached.
         pub protocol: u8,
@@ -40,7 +45,7 @@ shared! {
         pub dst_port: [u8; 2],
         /// Always zero.
         pub zero: [u8; 2],
-        /// Number of the policy rule that denied the packet; 0 if it was none.
+        /// Number of the policy rule that denied the packet, would have or admitted it; 0 if it was none.
         pub rule: u32,
         /// Source address.
         pub src: Addr,

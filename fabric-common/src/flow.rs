@@ -41,13 +41,13 @@ shared! {
         pub egress_policy: u32,
         /// Identity of the answering side as that policy saw it.
         pub egress_identity: u32,
-        /// Rule that admitted the flow there.
+        /// Rule that admitted the flow there, or with `verdict::AUDIT` the one that would not have.
         pub egress_rule: u32,
         /// Policy of the answering side, if that lives here; else `NO_POLICY`.
         pub ingress_policy: u32,
         /// Identity of the side that began as that policy saw it.
         pub ingress_identity: u32,
-        /// Rule that admitted the flow there.
+        /// The same of the other side.
         pub ingress_rule: u32,
     }
 }

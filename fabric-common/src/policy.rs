@@ -42,7 +42,8 @@ shared! {
     }
 }
 
-/// A verdict in 32 bits: what kind (two bits), and the number of the rule that decides or of the table that knows.
+/// A verdict in 32 bits: what kind (two bits), how it is carried out (three bits), and the number of the rule that decides or of
+/// the table that knows.
 pub mod verdict {
     /// Not admitted; the other bits are the rule's number.
     pub const DENY: u32 = 0;
@@ -52,9 +53,20 @@ pub mod verdict {
     pub const TABLE: u32 = 2 << 30;
     /// The bits of the kind.
     pub const KIND: u32 = 3 << 30;
+    /// With [`DENY`]: the sender is told.
+    pub const REJECT: u32 = 1 << 29;
+    /// With [`ALLOW`]: the rule denies, but its policy is only tried out.
+    pub const AUDIT: u32 = 1 << 28;
+    /// With [`ALLOW`]: a new flow is reported.
+    pub const LOG: u32 = 1 << 27;
+    /// What a flow keeps of the verdict that admitted it.
+    pub const KEPT: u32 = AUDIT | NUMBER;
     /// The bits of the number. Rule and table numbers are 1 to this; rule 0 is no rule (no policy applies).
-    pub const NUMBER: u32 = !KIND;
+    pub const NUMBER: u32 = LOG - 1;
 }
+
+/// The mark of an answer to a rejected packet, on its way into the port of the packet's receiver, where policies let it pass.
+pub const REJECT_MARK: u32 = 0x20fa_b000;
 
 /// Ranges in one `policy_ports` row.
 pub const PORT_RANGES: usize = 16;

@@ -186,7 +186,7 @@ numbered! {
         ReservedBits = 12 "reserved_bits",
         /// Left to the stack: a UDP_SEGMENT packet, whose tunnel marks no helper can take off; its receiver could not cut it.
         UdpGso = 13 "udp_gso",
-        /// An ICMP or ICMPv6 error sent to the container whose packet was dropped. Counted beside the drop, with the bytes of the error.
+        /// An ICMP or ICMPv6 error sent to whoever sent the packet that was dropped. Counted beside the drop, with the bytes of the error.
         IcmpError = 14 "icmp_error",
         /// Routed into another subnet or network. Counted beside the packet's own outcome.
         Routed = 15 "routed",
@@ -212,6 +212,8 @@ numbered! {
         RelayStack = 29 "relay_stack",
         /// Sent to the world outside of the fabric with the host's address.
         Masqueraded = 30 "masqueraded",
+        /// A TCP reset sent to whoever sent a packet that a policy rejects. Counted beside the drop, with the bytes of the reset.
+        Reset = 31 "reset",
     }
 }
 

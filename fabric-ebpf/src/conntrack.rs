@@ -27,12 +27,12 @@ use fabric_common::{
 };
 
 use crate::{
-    counters,
+    counters, event,
     outcome::{Trace, Verdict, pack, unpack},
     packet::Frame,
     policy,
     question::{self, BY_ADDRESS, Question},
-    related, settings, stage,
+    reject, related, settings, stage,
     transport::{self, FIN, FLOW, RST, SINGLE},
     tunnel::INNER_V6,
 };
@@ -91,6 +91,8 @@ pub fn put(sides: Sides, hook: Hook) -> Result<(), DropReason> {
     question.dst_policy = sides.dst_policy;
     question.again = u32::from(sides.to_host);
     question.rule = 0;
+    question.reject = 0;
+    question.noted = 0;
     // SAFETY: a plain helper call.
     question.now = unsafe { bpf_ktime_get_boot_ns() };
     Ok(())
@@ -102,14 +104,20 @@ pub fn put(sides: Sides, hook: Hook) -> Result<(), DropReason> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn judged_tc(skb: *mut __sk_buff) -> i64 {
-    judged(&TcContext::new(skb))
+    let ctx = TcContext::new(skb);
+    if reject::is_answer(&ctx) { pack(Ok(Verdict::pass(Action::Checked))) } else { judged(&ctx) }
 }
 
 /// The same of a frame that has no skb yet.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn judged_xdp(xdp: *mut xdp_md) -> i64 {
-    judged(&XdpContext::new(xdp))
+    let judged = judged(&XdpContext::new(xdp));
+    match question::get() {
+        // Only an skb can be answered: TC finds the same, and drops it.
+        Ok(question) if judged < 0 && question.reject != 0 => pack(Ok(Verdict::pass(Action::Checked))),
+        _ => judged,
+    }
 }
 
 #[inline(always)]
@@ -123,6 +131,7 @@ fn judged<F: Frame>(frame: &F) -> i64 {
     };
     let (hook, first) = (question.hook, question.first);
     let (src_policy, dst_policy) = (question.src_policy, question.dst_policy);
+    let noted = &raw const question.noted;
     // The global functions take the question for themselves.
     let denied = match kind {
         FLOW => conntrack_flow(),
@@ -144,6 +153,10 @@ fn judged<F: Frame>(frame: &F) -> i64 {
     }
     if first != 0 && !cfg!(feature = "trace") {
         transport::remember();
+    }
+    // SAFETY: the question is this CPU's own; the global functions have written it.
+    if unsafe { noted.read() } != 0 && !cfg!(feature = "trace") {
+        event::verdict(frame);
     }
     pack(Ok(Verdict::pass(Action::Checked)))
 }
@@ -205,13 +218,15 @@ pub extern "C" fn conntrack_alone() -> u32 {
 fn count(question: &Question, denied: u32) {
     let (packets, bytes) = (question.packets, question.bytes);
     if denied != 0 && denied != LOST {
-        return policy::count(question.rule, packets, bytes);
+        // XDP leaves to TC what is answered.
+        let left = question.reject != 0 && question.hook == Hook::FromUplinkXdp as u32;
+        return policy::count(if left { 0 } else { question.rule }, packets, bytes);
     }
     if question.again != 0 {
         return;
     }
-    policy::count(question.flow.egress_rule, packets, bytes);
-    policy::count(question.flow.ingress_rule, packets, bytes);
+    policy::count(question.flow.egress_rule & verdict::NUMBER, packets, bytes);
+    policy::count(question.flow.ingress_rule & verdict::NUMBER, packets, bytes);
 }
 
 /// Bytes that the packet adds to its flow's.
@@ -241,7 +256,8 @@ fn egress(question: &mut Question, port: u32, policy: u32, to: u32) -> u32 {
         return 0;
     }
     let word = policy::policy_ask(policy, EGRESS, to, port);
-    question.flow.egress_rule = word & verdict::NUMBER;
+    question.flow.egress_rule = word & verdict::KEPT;
+    note(question, word);
     answer(question, word)
 }
 
@@ -255,8 +271,18 @@ fn ingress(question: &mut Question, port: u32, policy: u32, from: u32) -> u32 {
         return 0;
     }
     let word = policy::policy_ask(policy, INGRESS, from, port);
-    question.flow.ingress_rule = word & verdict::NUMBER;
+    question.flow.ingress_rule = word & verdict::KEPT;
+    note(question, word);
     answer(question, word)
+}
+
+/// Notes a verdict that is to be reported: the first of an audited policy, else the first that is logged.
+#[inline(always)]
+fn note(question: &mut Question, word: u32) {
+    let wanted = word & (verdict::AUDIT | verdict::LOG);
+    if wanted != 0 && (question.noted == 0 || wanted & !question.noted & verdict::AUDIT != 0) {
+        question.noted = word;
+    }
 }
 
 /// Returns 0 where a verdict admits, or the number of a drop reason.
@@ -266,6 +292,7 @@ pub fn answer(question: &mut Question, word: u32) -> u32 {
         verdict::ALLOW => 0,
         verdict::DENY => {
             question.rule = word & verdict::NUMBER;
+            question.reject = word & verdict::REJECT;
             DropReason::PolicyDenied as u32
         }
         _ => DropReason::PolicyUnknown as u32,

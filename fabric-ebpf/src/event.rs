@@ -8,9 +8,11 @@ use aya_ebpf::{
 use fabric_common::{
     abi,
     addr::{Addr, Mac},
-    event::{DropEvent, VERSION},
+    event::{ALLOWED, DropEvent, VERSION, WOULD_DROP},
+    policy::verdict,
     reason::{DropReason, Hook},
 };
+use fabric_ebpf::bucket;
 
 use crate::{
     inner::{ARP, ETH_LEN, IPV4, IPV6},
@@ -53,6 +55,40 @@ fn take(now: u64) -> Option<u64> {
     let before = *suppressed;
     *suppressed = 0;
     Some(before)
+}
+
+/// Reports the verdict that this CPU's question has noted, unless another hook is asked once more. Of these a second has 1000
+/// at most, beside the drops. Out of line, since it is rare.
+#[inline(never)]
+pub fn verdict<F: Frame>(frame: &F) -> u32 {
+    let (Ok(question), Ok(settings), Some(budget)) = (question::get(), settings::get(), BUDGET.get_ptr_mut(0)) else {
+        return 0;
+    };
+    if question.again != 0 || settings.events_per_second == 0 {
+        return 0;
+    }
+    // SAFETY: this CPU's own slot.
+    let [_, _, _, used] = unsafe { &mut *budget };
+    let Some(next) = bucket::take(*used, question.now, 1, bucket::BURST) else { return 0 };
+    *used = next;
+    let Some(mut entry) = EVENTS.reserve(0) else { return 0 };
+    // SAFETY: the reservation is as large as the record, aligned to 8, and ours until it is submitted; all-zero bytes are a
+    // valid record.
+    unsafe {
+        let event = &mut *entry.as_mut_ptr();
+        *event = core::mem::zeroed();
+        event.version = VERSION;
+        event.hook = question.hook as u8;
+        event.reason = if question.noted & verdict::AUDIT != 0 { WOULD_DROP } else { ALLOWED };
+        event.rule = question.noted & verdict::NUMBER;
+        event.ifindex = frame.ifindex();
+        event.time = question.now;
+        event.vni = question.vni;
+        event.length = question.bytes;
+        describe(frame, question.offset, event);
+    }
+    entry.submit(0);
+    1
 }
 
 /// Reports a drop, if the budget allows and the ring has room.

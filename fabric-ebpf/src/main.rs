@@ -29,7 +29,7 @@ mod programs {
         foreign,
         icmp_error::{self, Error},
         outcome::{Trace, finish_tc, finish_xdp},
-        route, too_big, walk,
+        reject, route, too_big, walk,
     };
 
     /// TC ingress of every port.
@@ -43,6 +43,7 @@ mod programs {
             Err(DropReason::TooBig) => too_big::answer(&ctx),
             Err(DropReason::TtlExceeded) => icmp_error::answer(&ctx, Error::TTL_EXCEEDED),
             Err(DropReason::NoRoute) => route::unreachable(&ctx),
+            Err(DropReason::PolicyDenied) => reject::answer(&ctx),
             _ => code,
         }
     }
@@ -52,7 +53,8 @@ mod programs {
     pub fn from_uplink(ctx: TcContext) -> i32 {
         let mut trace = Trace::new(Hook::FromUplink, &ctx);
         let outcome = walk::from_uplink::walk(&ctx, &mut trace);
-        finish_tc(&ctx, &trace, outcome)
+        let code = finish_tc(&ctx, &trace, outcome);
+        if matches!(outcome, Err(DropReason::PolicyDenied)) { reject::answer(&ctx) } else { code }
     }
 
     /// TC ingress of the agent's `vxlan` device.
@@ -65,6 +67,7 @@ mod programs {
             Err(reason @ (DropReason::TooBig | DropReason::TtlExceeded | DropReason::NoRoute)) => {
                 foreign::tell(&ctx, trace.vni, reason as u32)
             }
+            Err(DropReason::PolicyDenied) => reject::answer(&ctx),
             _ => code,
         }
     }
@@ -91,7 +94,7 @@ macro_rules! bpf_only {
 }
 bpf_only! {
     arp capture conntrack counters decap echo encap endpoint event extension fdb flood foreign fragment group host icmp_error
-    igmp inner membership mld nat nd network node outcome packet policy port question related relay rewrite route settings source stage too_big
+    igmp inner membership mld nat nd network node outcome packet policy port question reject related relay rewrite route settings source stage too_big
     transport tunnel untracked uplink walk world
 }
 

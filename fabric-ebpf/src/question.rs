@@ -10,7 +10,7 @@ use fabric_common::{
 };
 
 #[btf_map(name = "question")]
-static QUESTION: PerCpuArray<[u64; 34], { abi::QUESTION.entries as usize }> = PerCpuArray::new();
+static QUESTION: PerCpuArray<[u64; 35], { abi::QUESTION.entries as usize }> = PerCpuArray::new();
 
 /// See the module.
 #[repr(C)]
@@ -67,6 +67,10 @@ pub struct Question {
     pub packets: u32,
     /// 1 if another hook is asked about the packet once more when it is admitted here, and counts it.
     pub again: u32,
+    /// Not 0 if the sender of the packet, which was denied, is told.
+    pub reject: u32,
+    /// A verdict about the packet that is to be reported once it is admitted; 0 if none is.
+    pub noted: u32,
 }
 
 /// The identity is that of whoever has the address.
@@ -81,4 +85,4 @@ pub fn get() -> Result<&'static mut Question, DropReason> {
     Ok(unsafe { &mut *room.cast::<Question>() })
 }
 
-const _: () = assert!(size_of::<Question>() == size_of::<[u64; 34]>());
+const _: () = assert!(size_of::<Question>() == size_of::<[u64; 35]>());

@@ -100,6 +100,13 @@ impl Path {
         frame
     }
 
+    /// A TCP segment with this header, whose checksum is computed.
+    pub fn segment(&self, header: TcpHeader, payload: &[u8], ttl: u8) -> Vec<u8> {
+        let mut frame = Vec::new();
+        self.builder(ttl).tcp_header(header).write(&mut frame, payload).expect("it fits");
+        frame
+    }
+
     /// An echo request.
     pub fn ping(&self, payload: &[u8]) -> Vec<u8> {
         let mut frame = Vec::new();

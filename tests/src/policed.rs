@@ -27,6 +27,11 @@ pub const fn deny(rule: u32) -> u32 {
     verdict::DENY | rule
 }
 
+/// A verdict that denies, by this rule, and tells the sender.
+pub const fn reject(rule: u32) -> u32 {
+    verdict::DENY | verdict::REJECT | rule
+}
+
 /// A verdict that is in this table.
 pub const fn table(number: u32) -> u32 {
     verdict::TABLE | number

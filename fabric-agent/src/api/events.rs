@@ -23,9 +23,9 @@ const NAMES_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EventQuery {
-    /// Every event is a drop so far, so this chooses nothing yet.
-    #[serde(default, rename = "drops")]
-    _drops: bool,
+    /// Leave out the verdicts about packets that passed.
+    #[serde(default)]
+    drops: bool,
     endpoint: Option<String>,
 }
 
@@ -54,7 +54,7 @@ pub(super) async fn stream(
     let subscription = state.events.subscribe();
     let mut names = interval(NAMES_EVERY);
     names.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let stream = EventStream { state, subscription, names, endpoint: query.endpoint };
+    let stream = EventStream { state, subscription, names, drops: query.drops, endpoint: query.endpoint };
     let lines = stream::unfold(stream, |mut stream| async { Some((stream.line().await?, stream)) });
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
 }
@@ -80,6 +80,7 @@ struct EventStream {
     state: ApiState,
     subscription: Subscription,
     names: Interval,
+    drops: bool,
     endpoint: Option<String>,
 }
 
@@ -94,8 +95,10 @@ impl EventStream {
         };
         tokio::pin!(closed);
         loop {
-            let endpoint = self.endpoint.as_deref();
-            let wanted = |event: &Event| endpoint.is_none_or(|name| event.endpoint == name);
+            let (drops, endpoint) = (self.drops, self.endpoint.as_deref());
+            let wanted = |event: &Event| {
+                (!drops || event.is_drop()) && endpoint.is_none_or(|name| event.endpoint == name)
+            };
             tokio::select! {
                 () = &mut closed => return None,
                 _ = self.names.tick() => refresh_names(&self.state).await,

@@ -10,6 +10,7 @@ use super::{
     name::{check_labels, check_name},
     policy::{ClusterPolicy, Direction, Namespaces, Peer, Ports, Rule, Selector, Tier, Verdict},
     selector::{self, SCTP, TCP, UDP, at},
+    treatment::Treatments,
 };
 
 /// Most rules of a direction, peers or protocols of a rule, and prefixes of a peer.
@@ -31,6 +32,7 @@ impl ClusterPolicy {
         let name = object.metadata.name.clone();
         check_name("policy name", &name)?;
         check_labels(&object.metadata.labels)?;
+        let treatments = Treatments::of(&object.metadata.annotations)?;
         let spec = &object.spec;
         let tier = match spec.tier.as_str() {
             "Admin" => Tier::Admin,
@@ -58,7 +60,8 @@ impl ClusterPolicy {
                     ..ClusterEgressPeer::default()
                 })
                 .collect();
-            let place = Place { policy: &name, direction: Direction::Ingress, index: i };
+            let place =
+                Place { policy: &name, treatments: &treatments, direction: Direction::Ingress, index: i };
             ingress.push(rule_of(
                 &place,
                 rule.name.as_deref(),
@@ -69,7 +72,8 @@ impl ClusterPolicy {
         }
         let mut egress = Vec::new();
         for (i, rule) in spec.egress.iter().flatten().enumerate() {
-            let place = Place { policy: &name, direction: Direction::Egress, index: i };
+            let place =
+                Place { policy: &name, treatments: &treatments, direction: Direction::Egress, index: i };
             egress.push(rule_of(
                 &place,
                 rule.name.as_deref(),
@@ -78,6 +82,8 @@ impl ClusterPolicy {
                 rule.protocols.as_deref(),
             )?);
         }
+        let rules = ingress.iter().chain(&egress).map(|rule| rule.name.as_str());
+        treatments.check(&format!("ClusterNetworkPolicy/{name}"), rules)?;
         Ok(Self { name, tier, priority: spec.priority, namespaces, endpoints: selected, ingress, egress })
     }
 }
@@ -92,6 +98,7 @@ fn few(count: usize, what: &str) -> Result<(), ModelError> {
 /// Where a rule is.
 struct Place<'a> {
     policy: &'a str,
+    treatments: &'a Treatments,
     direction: Direction,
     index: usize,
 }
@@ -124,7 +131,8 @@ fn rule_of(
         checked(place.peers(), name, action, peers, protocols).map(|(verdict, peers, ports)| {
             let own = name.filter(|n| !n.is_empty()).map_or_else(|| place.index.to_string(), str::to_owned);
             let name = format!("ClusterNetworkPolicy/{}/{direction}/{own}", place.policy);
-            Rule { name, verdict, peers, ports }
+            let treatment = place.treatments.rule(&format!("{direction}/{own}"));
+            Rule { name, verdict, peers, ports, treatment }
         })
     })
 }

@@ -16,6 +16,7 @@ pub mod node;
 pub mod policy;
 pub mod route;
 mod selector;
+mod treatment;
 
 pub use cluster::{Cluster, ProblemKey};
 pub use dscp::Dscp;

@@ -10,6 +10,7 @@ use super::{
     name::{check_labels, check_name},
     policy::{Namespaces, NetworkPolicy, Peer, Ports, Rule, Selector, Verdict},
     selector::{self, SCTP, TCP, UDP, at},
+    treatment::Treatments,
 };
 
 impl NetworkPolicy {
@@ -31,6 +32,7 @@ impl NetworkPolicy {
         let whom = optional(spec.pod_selector.as_ref());
         let selector = at("spec.podSelector", whom)?;
         let prefix = format!("NetworkPolicy/{namespace}/{name}");
+        let treatments = Treatments::of(&object.metadata.annotations)?;
         let mut ingress = Vec::new();
         for (i, rule) in spec.ingress.iter().flatten().enumerate() {
             let checked = rule_of(&namespace, "from", rule.from.as_deref(), rule.ports.as_deref());
@@ -40,6 +42,7 @@ impl NetworkPolicy {
                 verdict: Verdict::Accept,
                 peers,
                 ports,
+                treatment: treatments.rule(&format!("ingress/{i}")),
             });
         }
         let mut egress = Vec::new();
@@ -51,15 +54,18 @@ impl NetworkPolicy {
                 verdict: Verdict::Accept,
                 peers,
                 ports,
+                treatment: treatments.rule(&format!("egress/{i}")),
             });
         }
         let types = at("spec.policyTypes", types(spec))?;
+        treatments.check(&prefix, ingress.iter().chain(&egress).map(|rule| rule.name.as_str()))?;
         Ok(Self {
             namespace,
             name,
             selector,
             ingress: types.0.then_some(ingress),
             egress: types.1.then_some(egress),
+            treatment: treatments.whole(),
         })
     }
 }
@@ -199,6 +205,24 @@ mod tests {
             Ports::Range(132, 0, 65535),
         ];
         assert_eq!(rules[1].ports, ports);
+    }
+
+    #[test]
+    fn annotations_reach_every_rule_and_the_default_deny() {
+        let of = |annotations: Value| {
+            let value = json!({"metadata": {"name": "db", "namespace": "shop", "annotations": annotations},
+                               "spec": {"ingress": [{}, {}]}});
+            NetworkPolicy::new(&serde_json::from_value(value).expect("a policy")).map_err(|e| e.0)
+        };
+        let policy = of(json!({"fabric.io/on-deny": "reject", "fabric.io/mode": "audit",
+                               "fabric.io/log": "ingress/1"}))
+        .unwrap();
+        assert!(policy.treatment.reject && policy.treatment.audit && !policy.treatment.log);
+        let rules = policy.ingress.unwrap();
+        assert_eq!([rules[0].treatment.log, rules[1].treatment.log], [false, true]);
+        assert!(rules.iter().all(|rule| rule.treatment.reject && rule.treatment.audit));
+        assert!(of(json!({"fabric.io/log": "ingress/2"})).unwrap_err().contains("no rule \"ingress/2\""));
+        assert!(of(json!({"fabric.io/on-deny": "RST"})).unwrap_err().contains("use drop or reject"));
     }
 
     #[test]

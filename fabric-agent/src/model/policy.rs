@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
+pub use super::treatment::Treatment;
+
 /// Labels of an endpoint, a namespace or a node.
 pub type Labels = BTreeMap<String, String>;
 
@@ -109,6 +111,8 @@ pub struct Rule {
     pub peers: Vec<Peer>,
     /// At least one.
     pub ports: Vec<Ports>,
+    /// How its verdict is carried out.
+    pub treatment: Treatment,
 }
 
 /// A NetworkPolicy.
@@ -124,6 +128,8 @@ pub struct NetworkPolicy {
     pub ingress: Option<Vec<Rule>>,
     /// Its egress rules, if `Egress` is one of its policy types.
     pub egress: Option<Vec<Rule>>,
+    /// How it is carried out that what no rule accepts is denied.
+    pub treatment: Treatment,
 }
 
 /// The tier of a ClusterNetworkPolicy.

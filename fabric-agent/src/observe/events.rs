@@ -11,7 +11,7 @@ use std::{
 use fabric_api::Event;
 use fabric_common::{
     addr::{Addr, Mac},
-    event::DropEvent,
+    event::{ALLOWED, DropEvent, WOULD_DROP},
     reason::{DropReason, Hook},
 };
 use nix::{
@@ -154,7 +154,11 @@ fn named(raw: &DropEvent, names: &Names, ifname: &str, time: SystemTime) -> Even
         rule: None,
         time: humantime::format_rfc3339_micros(time).to_string(),
         hook: Hook::from_number(raw.hook).map_or_else(|| raw.hook.to_string(), |hook| hook.to_string()),
-        reason: DropReason::from_number(raw.reason).map_or_else(|| raw.reason.to_string(), |r| r.to_string()),
+        reason: match raw.reason {
+            WOULD_DROP => fabric_api::event::WOULD_DROP.to_owned(),
+            ALLOWED => fabric_api::event::ALLOWED.to_owned(),
+            number => DropReason::from_number(number).map_or_else(|| number.to_string(), |r| r.to_string()),
+        },
         network: names.network(raw),
         vni: raw.vni,
         endpoint: names.endpoint(raw),
@@ -233,7 +237,7 @@ mod tests {
     };
     use fabric_common::{
         addr::{Addr, Mac},
-        event::{DropEvent, VERSION},
+        event::{ALLOWED, DropEvent, VERSION, WOULD_DROP},
         reason::{DropReason, Hook},
     };
 
@@ -335,6 +339,17 @@ mod tests {
         let unknown = DropEvent { vni: 9, hook: 200, reason: 201, ..raw() };
         let event = named(&unknown, &names(), "eth1", SystemTime::UNIX_EPOCH);
         assert_eq!([event.network, event.hook, event.reason], ["9", "200", "201"]);
+    }
+
+    #[test]
+    fn verdicts_that_are_no_drops_are_told_apart() {
+        let told = |reason| {
+            let event = named(&DropEvent { reason, ..raw() }, &names(), "eth1", SystemTime::UNIX_EPOCH);
+            (event.is_drop(), event.reason)
+        };
+        assert_eq!(told(WOULD_DROP), (false, "would_drop".to_owned()));
+        assert_eq!(told(ALLOWED), (false, "allowed".to_owned()));
+        assert_eq!(told(43), (true, "policy_denied".to_owned()));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use fabric_common::{
         FLAG_ANSWERED, FLAG_BEGAN_HIGH, FLAG_FIN_ANSWER, FLAG_FIN_BEGAN, FLAG_RESET, FlowKey, FlowValue,
         lifetime,
     },
+    policy::verdict,
 };
 use ipnet::IpNet;
 
@@ -108,7 +109,9 @@ impl FlowNames {
     }
 
     fn rule(&self, policy: u32, rule: u32) -> Option<String> {
-        (policy != 0 && rule != 0).then(|| self.rules.get(&rule).cloned().unwrap_or_else(|| rule.to_string()))
+        let number = rule & verdict::NUMBER;
+        (policy != 0 && number != 0)
+            .then(|| self.rules.get(&number).cloned().unwrap_or_else(|| number.to_string()))
     }
 }
 
@@ -204,6 +207,7 @@ pub fn told(key: &FlowKey, value: &FlowValue, now: u64, names: &FlowNames, wante
         expires: lifetime(key.protocol, value.flags).saturating_sub(idle) / SECOND,
         egress_rule: names.rule(value.egress_policy, value.egress_rule),
         ingress_rule: names.rule(value.ingress_policy, value.ingress_rule),
+        would_drop: (value.egress_rule | value.ingress_rule) & verdict::AUDIT != 0,
     })
 }
 

@@ -27,6 +27,8 @@ pub(super) struct Said {
     pub(super) accept: bool,
     /// The rule that decides.
     pub(super) rule: Option<String>,
+    /// Not let through, and the sender is told.
+    pub(super) reject: bool,
     /// Rules that were asked, in order.
     pub(super) candidates: Vec<PolicyCandidate>,
 }
@@ -52,7 +54,8 @@ pub(super) fn ask(effective: &Effective, asked: Asked<'_>) -> Said {
             matches: true,
             why: "no rule of the NetworkPolicies that select the endpoint accepts".to_owned(),
         });
-        return Said { accept: false, rule: Some(isolation.deny.clone()), ..said };
+        let reject = isolation.treatment.reject;
+        return Said { accept: false, rule: Some(isolation.deny.clone()), reject, ..said };
     }
     match first(&effective.baseline, asked, &mut said) {
         Some(rule) if rule.verdict != Verdict::Pass => decided(said, rule),
@@ -61,7 +64,8 @@ pub(super) fn ask(effective: &Effective, asked: Asked<'_>) -> Said {
 }
 
 fn decided(said: Said, rule: &Rule) -> Said {
-    Said { accept: rule.verdict == Verdict::Accept, rule: Some(rule.name.clone()), ..said }
+    let accept = rule.verdict == Verdict::Accept;
+    Said { accept, rule: Some(rule.name.clone()), reject: rule.treatment.reject && !accept, ..said }
 }
 
 fn first<'a>(rules: &'a [Rule], asked: Asked<'_>, said: &mut Said) -> Option<&'a Rule> {

@@ -151,13 +151,23 @@ fn rows(
             verdicts.insert(ranges, verdict);
             Some(verdict)
         };
-        let matching = Matching::new(rules, index);
-        let default = verdict(ruling::rule(rules, &matching.of(None), &Identity::Anyone), writer)?;
+        let enforced = Matching::new(&rules.enforced, index);
+        let all = rules.audited.as_ref().map(|all| (all, Matching::new(all, index)));
+        let ranges = |at: Option<usize>| {
+            let other = at.map_or(&Identity::Anyone, |at| index.identities()[at]);
+            let now = ruling::rule(&rules.enforced, &enforced.of(at), other);
+            match &all {
+                Some((all, matching)) => ruling::audited(&now, &ruling::rule(all, &matching.of(at), other)),
+                None => now,
+            }
+        };
+        let special: BTreeSet<usize> =
+            enforced.special().chain(all.iter().flat_map(|(_, matching)| matching.special())).collect();
+        let default = verdict(ranges(None), writer)?;
         let key = |identity| PolicyKey { policy, direction: word, identity };
         rows.insert(key(IDENTITY_ANYONE), PolicyValue { verdict: default });
-        for at in matching.special() {
-            let ranges = ruling::rule(rules, &matching.of(Some(at)), index.identities()[at]);
-            let verdict = verdict(ranges, writer)?;
+        for at in special {
+            let verdict = verdict(ranges(Some(at)), writer)?;
             if verdict != default {
                 rows.insert(key(numbers[at]), PolicyValue { verdict });
             }

@@ -120,8 +120,12 @@ fn side(
         Party::Endpoint(endpoint) => Identity::of_endpoint(cluster, endpoint),
         Party::Address(address) => of_address(cluster, node, network, *address),
     };
-    let said = ask(policy.direction(direction), Asked { other: &other, protocol, port });
+    let (side, asked) = (policy.direction(direction), Asked { other: &other, protocol, port });
+    let said = ask(&side.enforced, asked);
+    let audited = side.audited.as_ref().map(|all| ask(all, asked)).filter(|then| said.accept && !then.accept);
     Some(PolicySide {
+        reject: said.reject,
+        would_deny: audited.and_then(|then| then.rule),
         endpoint: endpoint.name.clone(),
         verdict: if said.accept { "accept" } else { "deny" }.to_owned(),
         rule: said.rule,

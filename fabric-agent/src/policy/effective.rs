@@ -2,7 +2,7 @@
 
 use crate::model::{
     Cluster, ClusterPolicy,
-    policy::{Direction, Ports, Rule, Tier},
+    policy::{Direction, Ports, Rule, Tier, Treatment},
 };
 
 use super::identity::{Identity, in_namespace};
@@ -14,6 +14,8 @@ pub(super) struct Isolation {
     pub(super) rules: Vec<Rule>,
     /// The name under which everything else is denied.
     pub(super) deny: String,
+    /// How that is carried out: the sender is told where one of them says so.
+    pub(super) treatment: Treatment,
 }
 
 /// The rules for one direction.
@@ -36,21 +38,47 @@ impl Effective {
     }
 }
 
+/// The rules for one direction, with those that are only tried out kept apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Side {
+    /// Those in force.
+    pub(super) enforced: Effective,
+    /// All of them, as if those that are audited were in force; absent if none is.
+    pub(super) audited: Option<Effective>,
+}
+
+impl Side {
+    fn new(cluster: &Cluster, subject: &Identity, node: &str, direction: Direction) -> Self {
+        let enforced = effective(cluster, subject, node, direction, false);
+        let all = effective(cluster, subject, node, direction, true);
+        Self { audited: (all != enforced).then_some(all), enforced }
+    }
+
+    /// All rules, as if those that are audited were in force.
+    pub(super) fn all(&self) -> &Effective {
+        self.audited.as_ref().unwrap_or(&self.enforced)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.enforced.is_empty() && self.audited.is_none()
+    }
+}
+
 /// All that applies to an endpoint. Two endpoints with equal ones have one policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Policy {
     /// What it receives.
-    pub(super) ingress: Effective,
+    pub(super) ingress: Side,
     /// What it sends.
-    pub(super) egress: Effective,
+    pub(super) egress: Side,
 }
 
 impl Policy {
     /// That of endpoints of an identity which live on `node`.
     pub(super) fn new(cluster: &Cluster, subject: &Identity, node: &str) -> Self {
         Self {
-            ingress: effective(cluster, subject, node, Direction::Ingress),
-            egress: effective(cluster, subject, node, Direction::Egress),
+            ingress: Side::new(cluster, subject, node, Direction::Ingress),
+            egress: Side::new(cluster, subject, node, Direction::Egress),
         }
     }
 
@@ -60,7 +88,7 @@ impl Policy {
     }
 
     /// One direction of it.
-    pub(super) fn direction(&self, direction: Direction) -> &Effective {
+    pub(super) fn direction(&self, direction: Direction) -> &Side {
         match direction {
             Direction::Ingress => &self.ingress,
             Direction::Egress => &self.egress,
@@ -74,7 +102,14 @@ pub(super) fn selects(policy: &ClusterPolicy, subject: &Identity) -> bool {
     in_namespace(&policy.namespaces, namespace, namespace_labels) && policy.endpoints.matches(labels)
 }
 
-fn effective(cluster: &Cluster, subject: &Identity, node: &str, direction: Direction) -> Effective {
+/// The rules of the policies in force, and of those that are only tried out if `audited`.
+fn effective(
+    cluster: &Cluster,
+    subject: &Identity,
+    node: &str,
+    direction: Direction,
+    audited: bool,
+) -> Effective {
     let Identity::Endpoint { namespace, labels, .. } = subject else { return Effective::default() };
     let ingress = direction == Direction::Ingress;
     let mut selected: Vec<&ClusterPolicy> =
@@ -82,7 +117,8 @@ fn effective(cluster: &Cluster, subject: &Identity, node: &str, direction: Direc
     selected.sort_by_key(|policy| (policy.priority, &policy.name));
     let tier = |tier: Tier| {
         let policies = selected.iter().filter(move |policy| policy.tier == tier);
-        policies.flat_map(|policy| if ingress { &policy.ingress } else { &policy.egress }).cloned().collect()
+        let rules = policies.flat_map(|policy| if ingress { &policy.ingress } else { &policy.egress });
+        rules.filter(|rule| audited || !rule.treatment.audit).cloned().collect()
     };
     let mut effective = Effective {
         own_node: None,
@@ -93,14 +129,17 @@ fn effective(cluster: &Cluster, subject: &Identity, node: &str, direction: Direc
     for policy in cluster.network_policies.values() {
         let rules = if ingress { &policy.ingress } else { &policy.egress };
         let Some(rules) = rules else { continue };
-        if policy.namespace != *namespace || !policy.selector.matches(labels) {
+        let applies = audited || !policy.treatment.audit;
+        if !applies || policy.namespace != *namespace || !policy.selector.matches(labels) {
             continue;
         }
         let word = if ingress { "ingress" } else { "egress" };
         let isolation = effective.isolation.get_or_insert_with(|| Isolation {
             rules: Vec::new(),
             deny: format!("NetworkPolicy/{}/{}/{word}", policy.namespace, policy.name),
+            treatment: Treatment::default(),
         });
+        isolation.treatment.reject |= policy.treatment.reject;
         isolation.rules.extend(rules.iter().cloned());
     }
     if effective.isolation.is_some() {

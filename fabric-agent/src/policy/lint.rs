@@ -114,7 +114,7 @@ impl Lint<'_> {
         let mut hidden: Vec<(Rule, String)> = Vec::new();
         for subject in self.identities.iter().filter(|i| matches!(i, Identity::Endpoint { .. })) {
             let policy = Policy::new(self.cluster, subject, "");
-            for effective in [&policy.ingress, &policy.egress] {
+            for effective in [policy.ingress.all(), policy.egress.all()] {
                 for rules in [&effective.admin, &effective.baseline] {
                     for (at, rule) in rules.iter().enumerate() {
                         match rules[..at].iter().find(|earlier| covers(earlier, rule)) {

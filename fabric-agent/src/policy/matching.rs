@@ -179,7 +179,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::policy::Verdict,
+        model::policy::{Treatment, Verdict},
         policy::{
             effective::Isolation,
             ruling::{self, Ranges},
@@ -228,7 +228,13 @@ mod tests {
         let verdict = prop::sample::select(vec![Verdict::Accept, Verdict::Deny, Verdict::Pass]);
         let parts = (prop::collection::vec(peer(), 1..3), prop::collection::vec(ports, 1..3), verdict);
         prop::collection::vec(parts, 0..5).prop_map(|all| {
-            let rule = |(at, (peers, ports, verdict))| Rule { name: format!("r{at}"), verdict, peers, ports };
+            let rule = |(at, (peers, ports, verdict))| Rule {
+                name: format!("r{at}"),
+                verdict,
+                peers,
+                ports,
+                treatment: Treatment::default(),
+            };
             all.into_iter().enumerate().map(rule).collect()
         })
     }
@@ -259,7 +265,11 @@ mod tests {
             |(ingress, admin, isolated, baseline)| Effective {
                 own_node: ingress.then(|| "h0".to_owned()),
                 admin,
-                isolation: isolated.map(|rules| Isolation { rules, deny: "deny".to_owned() }),
+                isolation: isolated.map(|rules| Isolation {
+                    rules,
+                    deny: "deny".to_owned(),
+                    treatment: Treatment::default(),
+                }),
                 baseline,
             },
         )

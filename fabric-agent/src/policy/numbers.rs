@@ -53,7 +53,9 @@ impl Numbers {
     /// The number of a content: 1 to `most`, with the bits of `flag` set. It is used from now on.
     pub(super) fn number(&mut self, kind: u32, digest: Half, most: u32, flag: u32) -> u32 {
         let value = NumberValue { digest };
-        if let Some(number) = self.known.get(&(kind, digest)) {
+        // A former version gave numbers that are larger than today's.
+        let known = self.known.get(&(kind, digest)).filter(|number| **number & !flag <= most);
+        if let Some(number) = known {
             self.used.insert(NumberKey { kind, number: *number }, value);
             return *number;
         }
@@ -74,5 +76,22 @@ impl Numbers {
     /// The numbers that were asked for: the wanted rows of the map `numbers`.
     pub fn into_used(self) -> BTreeMap<NumberKey, NumberValue> {
         self.used
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fabric_common::policy::{KIND_RULE, verdict};
+
+    use super::*;
+
+    #[test]
+    fn a_number_of_a_former_version_that_is_too_large_is_given_anew() {
+        let digest = digest(&"a rule");
+        let former = NumberKey { kind: KIND_RULE, number: verdict::REJECT | 5 };
+        let mut numbers = Numbers::new(&[(former, NumberValue { digest })].into());
+        let number = numbers.number(KIND_RULE, digest, verdict::NUMBER, 0);
+        assert!(number <= verdict::NUMBER, "{number:#x}");
+        assert_eq!(numbers.number(KIND_RULE, digest, verdict::NUMBER, 0), number, "and stays");
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use fabric_common::policy::{KIND_RULE, KIND_TABLE, PORT_DEPTH, PORT_RANGES, PolicyPorts, verdict};
 
+use crate::model::policy::Treatment;
+
 use super::{
     numbers::{Numbers, RuleNames, digest},
     ruling::{Ranges, Ruling},
@@ -64,6 +66,8 @@ impl Writer<'_> {
         let Some(rule) = &ruling.rule else { return kind };
         let number = self.numbers.number(KIND_RULE, digest(rule), verdict::NUMBER, 0);
         self.rules.entry(number).or_insert_with(|| rule.clone());
-        kind | number
+        let Treatment { reject, audit, log } = ruling.treatment;
+        let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+        kind | flag(reject, verdict::REJECT) | flag(audit, verdict::AUDIT) | flag(log, verdict::LOG) | number
     }
 }

@@ -1,10 +1,10 @@
 //! What rules say of an identity: verdicts by ranges of ports.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fabric_common::policy::port_key;
 
-use crate::model::policy::{Ports, Rule, Verdict};
+use crate::model::policy::{Ports, Rule, Treatment, Verdict};
 
 use super::{
     effective::{Effective, resolved},
@@ -19,6 +19,8 @@ pub(super) struct Ruling {
     pub(super) accept: bool,
     /// The rule that decides; absent if none does.
     pub(super) rule: Option<String>,
+    /// How it is carried out. With `audit` it is let through although the rule denies it.
+    pub(super) treatment: Treatment,
 }
 
 /// Rulings by the first [`port_key`] of each range, ascending from 0; neighbours differ.
@@ -55,14 +57,49 @@ fn change(active: &mut Active, place: Place, edge: Edge) {
 }
 
 fn by(rule: &Rule) -> Ruling {
-    Ruling { accept: rule.verdict == Verdict::Accept, rule: Some(rule.name.clone()) }
+    carried_out(rule.verdict == Verdict::Accept, &rule.name, rule.treatment)
+}
+
+/// With as much of the treatment as makes a difference.
+fn carried_out(accept: bool, rule: &str, treatment: Treatment) -> Ruling {
+    let treatment =
+        Treatment { reject: treatment.reject && !accept, log: treatment.log && accept, audit: false };
+    Ruling { accept, rule: Some(rule.to_owned()), treatment }
+}
+
+/// What those in force say, with what those say that are audited as well: what would not be admitted then is let through by the name
+/// of the rule that would not.
+pub(super) fn audited(enforced: &Ranges, all: &Ranges) -> Ranges {
+    let of = |ranges: &Ranges, key: u32| {
+        let at = ranges.partition_point(|(start, _)| *start <= key);
+        ranges[at - 1].1.clone()
+    };
+    let starts: BTreeSet<u32> = enforced.iter().chain(all).map(|(start, _)| *start).collect();
+    let mut ranges = Ranges::new();
+    for start in starts {
+        let (now, then) = (of(enforced, start), of(all, start));
+        let ruling = if !now.accept || then.accept {
+            now
+        } else {
+            Ruling { accept: true, treatment: Treatment { audit: true, ..Treatment::default() }, ..then }
+        };
+        push(&mut ranges, start, ruling);
+    }
+    ranges
+}
+
+/// Neighbours that are the same are one range.
+fn push(ranges: &mut Ranges, start: u32, ruling: Ruling) {
+    if ranges.last().is_none_or(|(_, last)| *last != ruling) {
+        ranges.push((start, ruling));
+    }
 }
 
 /// What the rules say of `other`, which these match.
 pub(super) fn rule(effective: &Effective, matched: &Matched<'_>, other: &Identity) -> Ranges {
     let lists = [&matched.admin, &matched.isolated, &matched.baseline];
     let at_home = matches!(other, Identity::Node { name, .. } if effective.own_node.as_ref() == Some(name));
-    let accepted = Ruling { accept: true, rule: None };
+    let accepted = Ruling { accept: true, rule: None, treatment: Treatment::default() };
     let decide = |active: &Active| {
         let first = |list: usize| {
             let mut of_list = active.range((list, 0)..(list + 1, 0));
@@ -75,7 +112,8 @@ pub(super) fn rule(effective: &Effective, matched: &Matched<'_>, other: &Identit
             return accepted.clone();
         }
         if let Some(isolation) = &effective.isolation {
-            return first(1).map_or_else(|| Ruling { accept: false, rule: Some(isolation.deny.clone()) }, by);
+            let denied = || carried_out(false, &isolation.deny, isolation.treatment);
+            return first(1).map_or_else(denied, by);
         }
         match first(2) {
             Some(rule) if rule.verdict != Verdict::Pass => by(rule),
@@ -97,10 +135,7 @@ pub(super) fn rule(effective: &Effective, matched: &Matched<'_>, other: &Identit
     let mut ranges = Ranges::new();
     for (start, changes) in edges {
         changes.into_iter().for_each(|(place, edge)| change(&mut active, place, edge));
-        let ruling = decide(&active);
-        if ranges.last().is_none_or(|(_, last)| *last != ruling) {
-            ranges.push((start, ruling));
-        }
+        push(&mut ranges, start, decide(&active));
     }
     ranges
 }

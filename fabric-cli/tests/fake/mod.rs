@@ -200,6 +200,7 @@ fn denied() -> PolicyAnswer {
         verdict: "deny".to_owned(),
         rule: Some("NetworkPolicy/shop/db/ingress".to_owned()),
         candidates: vec![candidate],
+        ..PolicySide::default()
     };
     PolicyAnswer { allowed: false, egress: None, ingress: Some(ingress) }
 }

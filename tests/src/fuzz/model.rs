@@ -57,6 +57,7 @@ pub fn class(action: Action) -> Class {
         | Action::Foreign => Class::Stack,
         Action::ReservedBits
         | Action::IcmpError
+        | Action::Reset
         | Action::Routed
         | Action::CopyLocal
         | Action::CopyRemote

@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use fabric_agent::model::{
     Cluster, ClusterPolicy, Endpoint, Labels, Network, NetworkPolicy, Node,
-    policy::{NAMESPACE_NAME_LABEL, Namespaces, Peer, Ports, Requirement, Rule, Selector, Tier, Verdict},
+    policy::{
+        NAMESPACE_NAME_LABEL, Namespaces, Peer, Ports, Requirement, Rule, Selector, Tier, Treatment, Verdict,
+    },
 };
 use fabric_api::object::{Attachment, NamedPort};
 use fabric_common::addr::Mac;
@@ -234,7 +236,13 @@ fn ports(random: &mut Random) -> Ports {
 }
 
 fn rule(random: &mut Random, name: String, verdict: Verdict, own: Option<&str>, egress: bool) -> Rule {
-    let mut rule = Rule { name, verdict, peers: vec![peer(random, own, egress)], ports: vec![ports(random)] };
+    let mut rule = Rule {
+        name,
+        verdict,
+        peers: vec![peer(random, own, egress)],
+        ports: vec![ports(random)],
+        treatment: Treatment::default(),
+    };
     rule.peers.extend(some(random, 2, |random, _| peer(random, own, egress)));
     // Sometimes many, so that tables get deep.
     let most = if random.below(12) == 0 { 40 } else { 2 };
@@ -260,7 +268,23 @@ fn network_policy(random: &mut Random, at: usize) -> NetworkPolicy {
         })
     };
     let (ingress, egress) = (side("ingress", false), side("egress", true));
-    NetworkPolicy { selector: selector(random), namespace, name, ingress, egress }
+    let mut policy = NetworkPolicy {
+        selector: selector(random),
+        namespace,
+        name,
+        ingress,
+        egress,
+        treatment: treatment(random),
+    };
+    for rule in policy.ingress.iter_mut().chain(&mut policy.egress).flatten() {
+        rule.treatment = policy.treatment;
+    }
+    policy
+}
+
+/// That of a policy and its rules.
+fn treatment(random: &mut Random) -> Treatment {
+    Treatment { reject: random.below(3) == 0, audit: random.below(5) == 0, log: random.below(3) == 0 }
 }
 
 fn cluster_policy(random: &mut Random, at: usize) -> ClusterPolicy {
@@ -271,7 +295,9 @@ fn cluster_policy(random: &mut Random, at: usize) -> ClusterPolicy {
             rule(random, format!("ClusterNetworkPolicy/{name}/{word}/{at}"), verdict, None, egress)
         })
     };
-    let (ingress, egress) = (side("ingress", false), side("egress", true));
+    let (mut ingress, mut egress) = (side("ingress", false), side("egress", true));
+    let treatment = treatment(random);
+    ingress.iter_mut().chain(&mut egress).for_each(|rule| rule.treatment = treatment);
     ClusterPolicy {
         tier: pick(random, &[Tier::Admin, Tier::Admin, Tier::Baseline]),
         priority: pick(random, &[0, 1, 1, 1000]),

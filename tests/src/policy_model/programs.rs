@@ -29,6 +29,17 @@ const OTHER_VTEP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 const OTHER_MAC: Mac = Mac::new([2, 0, 0x5e, 0, 0, 2]);
 const SOURCE_PORT: u16 = 40_000;
 
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes on.
+    Passed,
+    /// It ends.
+    Dropped,
+    /// It ends, and its sender gets an answer.
+    Told,
+}
+
 /// A host whose programs are asked.
 pub struct Programs {
     rig: Rig,
@@ -50,9 +61,9 @@ impl Programs {
         self.rig.replace(rows::plan_on(cluster, self.facts.clone()));
     }
 
-    /// Whether the packet goes on where its sender or, from the tunnel, its receiver lives; absent if neither lives here, or
+    /// What becomes of the packet where its sender or, from the tunnel, its receiver lives; absent if neither lives here, or
     /// if nothing in the world could send it.
-    pub fn judge(&mut self, world: &World, packet: &Packet) -> Option<bool> {
+    pub fn judge(&mut self, world: &World, packet: &Packet) -> Option<Fate> {
         let place = |mac: Mac| {
             let port = self.rig.tables.ports.iter().find(|(_, port)| port.mac == mac);
             port.map(|(ifindex, _)| Place::port(*ifindex))
@@ -63,19 +74,23 @@ impl Programs {
             return None;
         }
         let gateway = self.rig.tables.networks[&VNI].gateway_mac;
-        let (place, frame) = match (from, to) {
+        let (place, src, frame) = match (from, to) {
             (Some(from), to) if from.node == HERE => {
-                (place(from.mac)?, frame(packet, from.mac, to.map_or(gateway, |to| to.mac)))
+                (place(from.mac)?, from.mac, frame(packet, from.mac, to.map_or(gateway, |to| to.mac)))
             }
             (from, Some(to)) if to.node == HERE => {
-                let inner = frame(packet, from.map_or(ROUTER_MAC, |from| from.mac), to.mac);
-                (self.rig.uplink(), self.tunnel(&inner))
+                let src = from.map_or(ROUTER_MAC, |from| from.mac);
+                (self.rig.uplink(), src, self.tunnel(&frame(packet, src, to.mac)))
             }
             _ => return None,
         };
-        let (verdict, _) = self.rig.run_uncounted(place, &frame, Gso::default());
+        let (verdict, bytes) = self.rig.run_uncounted(place, &frame, Gso::default());
         self.forget(packet);
-        Some(verdict == Verdict::Sent)
+        Some(match verdict {
+            Verdict::Sent if bytes.starts_with(&src.bytes) => Fate::Told,
+            Verdict::Sent => Fate::Passed,
+            Verdict::Taken | Verdict::ToStack => Fate::Dropped,
+        })
     }
 
     fn tunnel(&self, inner: &[u8]) -> Vec<u8> {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use fabric_agent::model::{
     ClusterPolicy, Endpoint, Labels,
-    policy::{Namespaces, Peer, Ports, Requirement, Rule, Selector, Tier, Verdict},
+    policy::{Namespaces, Peer, Ports, Requirement, Rule, Selector, Tier, Treatment, Verdict},
 };
 use ipnet::IpNet;
 
@@ -16,17 +16,43 @@ use super::generate::{Packet, World};
 /// What both sides say; absent where a side is no endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opinion {
-    /// The sender's egress rules let the packet out.
-    pub egress: Option<bool>,
-    /// The receiver's ingress rules let it in.
-    pub ingress: Option<bool>,
+    /// Whether the sender's egress rules let the packet out.
+    pub egress: Option<Said>,
+    /// Whether the receiver's ingress rules let it in.
+    pub ingress: Option<Said>,
+}
+
+/// What one side says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// It passes.
+    Accept,
+    /// It passes, but would not if the policies that are audited were in force.
+    WouldDeny,
+    /// It does not pass.
+    Deny,
+    /// It does not pass, and the sender is told.
+    Reject,
+}
+
+impl Said {
+    /// Whether it passes.
+    pub fn passes(self) -> bool {
+        matches!(self, Self::Accept | Self::WouldDeny)
+    }
 }
 
 /// What becomes of a packet.
 pub fn judge(world: &World, packet: &Packet) -> Opinion {
     let side = |own: IpAddr, other: IpAddr, egress: bool| {
         let endpoint = world.endpoint(own)?;
-        Some(Case { world, packet, endpoint, other, egress }.accepted())
+        let case = |audit| Case { world, packet, endpoint, other, egress, audit };
+        let denied = |treatment: Treatment| if treatment.reject { Said::Reject } else { Said::Deny };
+        Some(match (case(false).denied(), case(true).denied()) {
+            (Some(treatment), _) => denied(treatment),
+            (None, Some(_)) => Said::WouldDeny,
+            (None, None) => Said::Accept,
+        })
     };
     Opinion { egress: side(packet.from, packet.to, true), ingress: side(packet.to, packet.from, false) }
 }
@@ -37,44 +63,56 @@ struct Case<'a> {
     endpoint: &'a Endpoint,
     other: IpAddr,
     egress: bool,
+    /// Policies that are audited count as well.
+    audit: bool,
 }
 
 impl Case<'_> {
-    fn accepted(&self) -> bool {
+    /// How the denial is carried out; absent if there is none.
+    fn denied(&self) -> Option<Treatment> {
         match self.tier(Tier::Admin) {
-            Some(Verdict::Accept) => return true,
-            Some(Verdict::Deny) => return false,
-            Some(Verdict::Pass) | None => {}
+            Some((Verdict::Accept, _)) => return None,
+            Some((Verdict::Deny, treatment)) => return Some(treatment),
+            Some((Verdict::Pass, _)) | None => {}
         }
         let node = self.world.nodes.iter().find(|(_, _, address)| *address == self.other);
         if !self.egress && node.is_some_and(|(name, _, _)| *name == self.endpoint.node) {
-            return true;
+            return None;
         }
-        let mut isolated = false;
+        let mut isolated: Option<Treatment> = None;
         for policy in &self.world.network_policies {
             let rules = if self.egress { &policy.egress } else { &policy.ingress };
-            let applies = policy.namespace == self.endpoint.namespace
+            let applies = (self.audit || !policy.treatment.audit)
+                && policy.namespace == self.endpoint.namespace
                 && selected(&policy.selector, &self.endpoint.labels);
             if let Some(rules) = rules.as_ref().filter(|_| applies) {
-                isolated = true;
                 if rules.iter().any(|rule| self.matches(rule)) {
-                    return true;
+                    return None;
+                }
+                // One that says so is enough for the sender to be told.
+                if isolated.is_none() || policy.treatment.reject {
+                    isolated = Some(policy.treatment);
                 }
             }
         }
-        !isolated && self.tier(Tier::Baseline) != Some(Verdict::Deny)
+        if isolated.is_some() {
+            return isolated;
+        }
+        let last = self.tier(Tier::Baseline);
+        last.filter(|(verdict, _)| *verdict == Verdict::Deny).map(|(_, treatment)| treatment)
     }
 
-    fn tier(&self, tier: Tier) -> Option<Verdict> {
+    fn tier(&self, tier: Tier) -> Option<(Verdict, Treatment)> {
         let mut policies: Vec<&ClusterPolicy> = self.world.cluster_policies.iter().collect();
         policies.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
         for policy in policies {
             let ours = policy.tier == tier
                 && self.in_namespace(&policy.namespaces, &self.endpoint.namespace)
                 && selected(&policy.endpoints, &self.endpoint.labels);
+            let audited = |rule: &Rule| rule.treatment.audit && !self.audit;
             let rules = if self.egress { &policy.egress } else { &policy.ingress };
-            if let Some(rule) = rules.iter().find(|rule| ours && self.matches(rule)) {
-                return Some(rule.verdict);
+            if let Some(rule) = rules.iter().find(|rule| ours && !audited(rule) && self.matches(rule)) {
+                return Some((rule.verdict, rule.treatment));
             }
         }
         None

@@ -18,7 +18,7 @@ use fabric_common::{
 
 use super::{
     generate::{HERE, Packet, VNI, World},
-    reference::Opinion,
+    reference::{Opinion, Said},
 };
 
 /// Interface indices of the ports of this node's endpoints.
@@ -84,12 +84,12 @@ fn identity(tables: &Tables, address: IpAddr) -> u32 {
     matches.max_by_key(|(prefix, _)| prefix.bits).map_or(IDENTITY_ANYONE, |(_, identity)| *identity)
 }
 
-fn ask(tables: &Tables, policy: u32, direction: u32, identity: u32, key: u32) -> bool {
+fn ask(tables: &Tables, policy: u32, direction: u32, identity: u32, key: u32) -> Said {
     if policy == NO_POLICY {
-        return true;
+        return Said::Accept;
     }
     let row = |identity| tables.policies.get(&PolicyKey { policy, direction, identity });
-    let Some(row) = row(identity).or_else(|| row(IDENTITY_ANYONE)) else { return false };
+    let Some(row) = row(identity).or_else(|| row(IDENTITY_ANYONE)) else { return Said::Deny };
     let mut word = row.verdict;
     for _ in 0..PORT_DEPTH {
         if word & verdict::KIND != verdict::TABLE {
@@ -102,5 +102,11 @@ fn ask(tables: &Tables, policy: u32, direction: u32, identity: u32, key: u32) ->
         word = ports.verdicts[at];
     }
     assert_ne!(word & verdict::KIND, verdict::TABLE, "tables are not deeper than the programs look");
-    word & verdict::KIND == verdict::ALLOW
+    match (word & verdict::KIND, word & (verdict::REJECT | verdict::AUDIT)) {
+        (verdict::ALLOW, 0) => Said::Accept,
+        (verdict::ALLOW, verdict::AUDIT) => Said::WouldDeny,
+        (verdict::DENY, 0) => Said::Deny,
+        (verdict::DENY, verdict::REJECT) => Said::Reject,
+        (_, _) => panic!("{word:#x} is no verdict"),
+    }
 }

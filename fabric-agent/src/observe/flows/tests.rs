@@ -79,6 +79,15 @@ fn a_row_is_told_from_who_began_with_names() {
 }
 
 #[test]
+fn a_flow_says_that_an_audited_policy_would_not_admit_it() {
+    let ((key, mut value), names) = (row(FLAG_BEGAN_HIGH | FLAG_ANSWERED), names());
+    value.egress_rule |= fabric_common::policy::verdict::AUDIT;
+    let flow = told(&key, &value, NOW, &names, &Wanted::default()).expect("it is there");
+    assert!(flow.would_drop);
+    assert_eq!(flow.egress_rule.as_deref(), Some("NetworkPolicy/blue/web/egress/0"));
+}
+
+#[test]
 fn a_flow_is_new_then_established_then_closing_and_then_gone() {
     let state = |flags| flow(flags, &FlowFilter::default()).map(|flow| flow.state);
     assert_eq!(state(0), Some(FlowState::New));
