@@ -216,6 +216,9 @@ pub struct NetworkSpec {
     /// Replicate broadcast and multicast to everybody in the network, at most 1000 packets a second of each sender.
     #[serde(default, skip_serializing_if = "is_false")]
     pub multicast: bool,
+    /// Connections that were answered go on when a changed policy admits them no more; else the next packet is dropped.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub keep: bool,
 }
 
 /// A static route of a network.

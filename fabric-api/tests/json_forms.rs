@@ -82,6 +82,7 @@ fn network() -> Network {
                 next_hop: ip("192.168.10.9"),
             }],
             multicast: true,
+            keep: true,
         },
         status: Some(NetworkStatus {
             vni: 5,

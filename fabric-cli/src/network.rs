@@ -65,6 +65,9 @@ pub(crate) struct CreateArgs {
     /// Replicate broadcast and multicast to everybody in the network
     #[arg(long)]
     multicast: bool,
+    /// Let connections go on that were answered when a changed policy admits them no more
+    #[arg(long)]
+    keep: bool,
     /// A label; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
@@ -183,6 +186,7 @@ async fn create(client: &Client, args: CreateArgs) -> anyhow::Result<()> {
             masquerade: args.masquerade,
             routes: args.routes,
             multicast: args.multicast,
+            keep: args.keep,
         },
         status: None,
     };

@@ -27,6 +27,8 @@ shared! {
 
 /// Broadcast and multicast are replicated to the members.
 pub const FLAG_MULTICAST: u16 = 1;
+/// Flows that were answered go on when policies admit them no more.
+pub const FLAG_KEEP: u16 = 1 << 8;
 
 shared! {
     /// Key of `members`: a node that serves a network.

@@ -21,13 +21,14 @@ use fabric_common::{
     flow::{
         FLAG_ANSWERED, FLAG_BEGAN_HIGH, FLAG_FIN_ANSWER, FLAG_FIN_BEGAN, FLAG_RESET, FlowKey, FlowValue, is_closed, lifetime,
     },
+    network::FLAG_KEEP,
     policy::{EGRESS, INGRESS, NO_POLICY, verdict},
     reason::{Action, DropReason, Hook},
     stage::{Mark, Stage},
 };
 
 use crate::{
-    counters, event,
+    counters, event, network,
     outcome::{Trace, Verdict, pack, unpack},
     packet::Frame,
     policy,
@@ -333,7 +334,14 @@ fn flow(question: &mut Question) -> u32 {
     if denied != 0 && denied != CHANGED {
         // The row stays: without it the other side's next packet, sent again perhaps, would pass for the first of a flow of its
         // own, of which what was denied is an answer.
-        return denied;
+        if denied != DropReason::PolicyDenied as u32 || !is_kept(question.vni, flags) {
+            return denied;
+        }
+        // By the verdicts that it had. SAFETY: as above.
+        question.flow = unsafe { *row };
+        (question.rule, question.reject, question.noted) = (0, 0, 0);
+        touch(question, row, answer);
+        return 0;
     }
     if denied == CHANGED || answer && flags & FLAG_ANSWERED == 0 {
         question.flow.flags = flags | if answer { FLAG_ANSWERED } else { 0 } | closing(question, answer);
@@ -347,6 +355,12 @@ fn flow(question: &mut Question) -> u32 {
     }
     touch(question, row, answer);
     0
+}
+
+/// Whether a flow with these flags goes on when policies admit it no more.
+#[inline(always)]
+pub fn is_kept(vni: u32, flags: u32) -> bool {
+    flags & FLAG_ANSWERED != 0 && network::get(vni).is_some_and(|network| network.flags & FLAG_KEEP != 0)
 }
 
 /// Which row the flow of the packet has, whichever side sends it.

@@ -93,6 +93,7 @@ fn is_admitted(question: &mut Question) -> bool {
     // Who sent the quoted packet receives the error.
     let began = (flags & FLAG_BEGAN_HIGH != 0) == (question.from_high != 0);
     let (receiver, sender) = if began { (egress, ingress) } else { (ingress, egress) };
-    (question.dst_policy == NO_POLICY || question.dst_policy == receiver)
-        && (question.src_policy == NO_POLICY || question.src_policy == sender)
+    let today = (question.dst_policy == NO_POLICY || question.dst_policy == receiver)
+        && (question.src_policy == NO_POLICY || question.src_policy == sender);
+    today || conntrack::is_kept(question.vni, flags)
 }

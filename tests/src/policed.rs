@@ -12,6 +12,7 @@ use fabric_common::{
     addr::Addr,
     counters::Tally,
     flow::{FlowKey, FlowValue},
+    network::FLAG_KEEP,
     policy::{IDENTITY_ANYONE, PolicyKey, PolicyPorts, PolicyValue, verdict},
 };
 
@@ -85,6 +86,13 @@ impl Rig {
             let key = PolicyKey { policy, direction, identity };
             map.insert(key, PolicyValue { verdict }, 0).expect("the row can be written");
         }
+    }
+
+    /// Lets answered flows of a network go on when policies admit them no more.
+    pub fn keep(&mut self, vni: u32) {
+        let mut tables = self.tables.clone();
+        tables.networks.get_mut(&vni).expect("it has a row").flags |= FLAG_KEEP;
+        self.write(tables);
     }
 
     /// Takes one row of a policy away.

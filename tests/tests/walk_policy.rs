@@ -537,3 +537,42 @@ fn copies_go_to_those_who_may_have_them() {
     rig.say(Q, INGRESS, deny(3), &[(ONE, deny(5))]);
     assert_eq!(copies(&mut rig), (all - 1, vec![5]), "not any more");
 }
+
+#[test]
+fn a_network_that_keeps_flows_lets_answered_ones_go_on() {
+    let mut rig = rig();
+    let (one, uplink) = (rig.port(&CA1), rig.uplink());
+    rig.keep(BLUE.vni);
+    rig.police(&CA1, ONE, P);
+    rig.say(P, EGRESS, allow(1), &[]);
+    rig.say(P, INGRESS, deny(2), &[]);
+    rig.say(Q, EGRESS, deny(3), &[]);
+    rig.say(Q, INGRESS, deny(3), &[]);
+    for family in FAMILIES {
+        let syn = tcp(&CA1, &CB1, family, PORTS, SYN);
+        let answer = tunnelled(&tcp(&CB1, &CA1, family, BACK, SYN_ACK));
+        let unanswered = tcp(&CA1, &CB1, family, (4001, 80), SYN);
+        rig.police(&CA1, ONE, P);
+        passes(&mut rig, "the question", one, &syn);
+        passes(&mut rig, "the answer", uplink, &answer);
+        passes(&mut rig, "another question", one, &unanswered);
+        rig.police(&CA1, ONE, Q);
+        rig.count_rules(&[1, 3]);
+        let on = tcp(&CA1, &CB1, family, PORTS, ACK);
+        passes(&mut rig, "what was answered", one, &on);
+        passes(&mut rig, "its answers", uplink, &answer);
+        assert_eq!(rig.counted().get(&1).map(|counted| counted.0), Some(2), "counted as it was admitted");
+        denied(&mut rig, "what was not", one, &tcp(&CA1, &CB1, family, (4001, 80), ACK), 3);
+        denied(&mut rig, "what begins anew", one, &tcp(&CA1, &CB1, family, (4002, 80), SYN), 3);
+        denied(
+            &mut rig,
+            "a new question of the other side",
+            uplink,
+            &tunnelled(&tcp(&CB1, &CA1, family, BACK, SYN)),
+            3,
+        );
+        passes(&mut rig, "which ends nothing", one, &on);
+        passes(&mut rig, "its end", one, &tcp(&CA1, &CB1, family, PORTS, RST));
+        denied(&mut rig, "one of the same ports", one, &syn, 3);
+    }
+}

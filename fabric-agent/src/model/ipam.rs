@@ -206,6 +206,7 @@ mod tests {
             masquerade: false,
             routes: Vec::new(),
             multicast: false,
+            keep: false,
         }
     }
 

@@ -50,6 +50,8 @@ pub struct Network {
     pub routes: Vec<Route>,
     /// Whether broadcast and multicast are replicated to its members.
     pub multicast: bool,
+    /// Whether answered connections go on that policies admit no more.
+    pub keep: bool,
 }
 
 impl Network {
@@ -77,6 +79,7 @@ impl Network {
             host_access: spec.host_access,
             masquerade: spec.masquerade,
             multicast: spec.multicast,
+            keep: spec.keep,
             routes: route::check(&spec.routes)?,
         };
         route::check_in(&checked)?;

@@ -74,7 +74,8 @@ pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
         let value = NetworkValue {
             gateway_mac,
             mtu: context.mtus[&network.name],
-            flags: if network.multicast { network::FLAG_MULTICAST } else { 0 },
+            flags: if network.multicast { network::FLAG_MULTICAST } else { 0 }
+                | if network.keep { network::FLAG_KEEP } else { 0 },
             zero: [0; 2],
             id: network_id(&network.name),
             gateway_v4: gateway(network, true),
