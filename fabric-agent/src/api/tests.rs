@@ -412,6 +412,7 @@ fn the_document_names_every_route() {
             "/v1/networks/{name}",
             "/v1/nodes",
             "/v1/nodes/{name}",
+            "/v1/nodes/{name}/drain",
             "/v1/policies",
             "/v1/policies/lint",
             "/v1/policies/test",
