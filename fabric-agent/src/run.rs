@@ -10,6 +10,7 @@ use fabric_agent::{
     docker,
     kernel::{Netlink, watch::Watch},
     manifests::Manifests,
+    model::Guard,
     observe::{
         capture::Captures,
         events::{self, EventHub},
@@ -105,7 +106,7 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let (halt, halted) = watch::channel(false);
     let links = KernelLinks::new(config.underlay.clone(), config.vteps.clone())?;
-    let settings = settings(&config);
+    let settings = settings(&config).await;
     let (reconciler, handle) = Reconciler::new(
         links,
         dataplane,
@@ -207,8 +208,9 @@ fn options(config: &Config) -> Options {
     }
 }
 
-fn settings(config: &Config) -> Settings {
+async fn settings(config: &Config) -> Settings {
     Settings {
+        guard: guard(config).await,
         node: config.node.clone(),
         plan: PlanSettings {
             vxlan_port: config.vxlan_port,
@@ -219,6 +221,22 @@ fn settings(config: &Config) -> Settings {
         resync: RESYNC,
         bpffs: config.bpffs.display().to_string(),
     }
+}
+
+/// What deny sets must not cover. A member of the store that has a name is looked up once: it was reached by it just now.
+async fn guard(config: &Config) -> Guard {
+    let mut guard = Guard::default();
+    if let StoreAddress::Etcd(access) = &config.store {
+        for member in &access.members {
+            match tokio::net::lookup_host(member).await {
+                Ok(found) => guard.store.extend(found.map(|address| address.ip())),
+                Err(error) => tracing::warn!(
+                    "the store's member {member} has no address, so deny sets may cover it: {error}"
+                ),
+            }
+        }
+    }
+    guard
 }
 
 /// Reads the manifests once, after a first pass has told the facts; then everything is known and deletes may begin. Goes on to

@@ -21,7 +21,7 @@ use crate::{
     capture::CaptureRequest,
     event::Event,
     flow::{Flow, FlowFilter},
-    object::{Drain, Endpoint, MoveStep, Namespace, Network, Node, Object},
+    object::{DenySet, DenySetChange, Drain, Endpoint, MoveStep, Namespace, Network, Node, Object},
     policy::{LintFinding, PolicyAnswer, PolicyQuestion},
     report::Report,
     status::{Applied, Counter, ErrorBody, Status},
@@ -186,6 +186,16 @@ impl Client {
     /// What in the policies is probably not meant.
     pub async fn lint_policies(&self) -> Result<Vec<LintFinding>, ClientError> {
         self.get("/v1/policies/lint").await
+    }
+
+    /// Every deny set, by name.
+    pub async fn deny_sets(&self) -> Result<Vec<DenySet>, ClientError> {
+        self.get("/v1/denysets").await
+    }
+
+    /// Adds prefixes to a deny set, which is made if there is none of the name, or takes some out.
+    pub async fn change_deny_set(&self, name: &str, change: &DenySetChange) -> Result<DenySet, ClientError> {
+        self.post(&format!("{}/change", named("denysets", name)), change).await
     }
 
     /// Every namespace, by name.

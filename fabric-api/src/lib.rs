@@ -17,4 +17,6 @@ pub mod status;
 pub mod trace;
 
 pub use event::Event;
-pub use object::{ClusterNetworkPolicy, Endpoint, Metadata, Namespace, Network, NetworkPolicy, Node, Object};
+pub use object::{
+    ClusterNetworkPolicy, DenySet, Endpoint, Metadata, Namespace, Network, NetworkPolicy, Node, Object,
+};

@@ -9,11 +9,13 @@ use utoipa::ToSchema;
 use crate::status::{EndpointStatus, NetworkStatus, NodeStatus};
 
 mod cluster_policy;
+mod deny_set;
 mod movement;
 mod namespace;
 mod network_policy;
 
 pub use cluster_policy::*;
+pub use deny_set::*;
 pub use movement::*;
 pub use namespace::Namespace;
 pub use network_policy::*;
@@ -76,6 +78,8 @@ pub enum Object {
     NetworkPolicy(NetworkPolicy),
     /// Rules before or behind the NetworkPolicies.
     ClusterNetworkPolicy(ClusterNetworkPolicy),
+    /// Sources that are dropped at the uplinks.
+    DenySet(DenySet),
 }
 
 impl Object {
@@ -88,6 +92,7 @@ impl Object {
             Self::Namespace(_) => "Namespace",
             Self::NetworkPolicy(_) => "NetworkPolicy",
             Self::ClusterNetworkPolicy(_) => "ClusterNetworkPolicy",
+            Self::DenySet(_) => "DenySet",
         }
     }
 
@@ -99,7 +104,8 @@ impl Object {
             | Self::Node(_)
             | Self::Endpoint(_)
             | Self::Namespace(_)
-            | Self::ClusterNetworkPolicy(_) => Cow::Borrowed(&self.metadata().name),
+            | Self::ClusterNetworkPolicy(_)
+            | Self::DenySet(_) => Cow::Borrowed(&self.metadata().name),
         }
     }
 
@@ -112,6 +118,7 @@ impl Object {
             Self::Namespace(object) => object.status.is_some(),
             Self::NetworkPolicy(object) => object.status.is_some(),
             Self::ClusterNetworkPolicy(object) => object.status.is_some(),
+            Self::DenySet(object) => object.status.is_some(),
         }
     }
 
@@ -124,6 +131,7 @@ impl Object {
             Self::Namespace(object) => object.status = None,
             Self::NetworkPolicy(object) => object.status = None,
             Self::ClusterNetworkPolicy(object) => object.status = None,
+            Self::DenySet(object) => object.status = None,
         }
     }
 
@@ -136,6 +144,7 @@ impl Object {
             Self::Namespace(object) => &object.metadata,
             Self::NetworkPolicy(object) => &object.metadata,
             Self::ClusterNetworkPolicy(object) => &object.metadata,
+            Self::DenySet(object) => &object.metadata,
         }
     }
 
@@ -148,6 +157,7 @@ impl Object {
             Self::Namespace(object) => &mut object.metadata,
             Self::NetworkPolicy(object) => &mut object.metadata,
             Self::ClusterNetworkPolicy(object) => &mut object.metadata,
+            Self::DenySet(object) => &mut object.metadata,
         }
     }
 }

@@ -3,7 +3,9 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::object::{ClusterNetworkPolicy, Endpoint, Namespace, Network, NetworkPolicy, Node, Object};
+use crate::object::{
+    ClusterNetworkPolicy, DenySet, Endpoint, Namespace, Network, NetworkPolicy, Node, Object,
+};
 
 /// Why a value is not an object: one sentence part that names the object and the field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -11,7 +13,7 @@ use crate::object::{ClusterNetworkPolicy, Endpoint, Namespace, Network, NetworkP
 pub struct ParseError(String);
 
 /// The kinds that there are, for messages.
-const KINDS: &str = "Network, Node, Endpoint, Namespace, NetworkPolicy or ClusterNetworkPolicy";
+const KINDS: &str = "Network, Node, Endpoint, Namespace, NetworkPolicy, ClusterNetworkPolicy or DenySet";
 
 /// Reads one object of any kind. Only the form is checked, not whether the object makes sense.
 ///
@@ -37,6 +39,7 @@ pub fn object(value: Value) -> Result<Object, ParseError> {
         "Namespace" => typed::<Namespace>(value).map(Object::Namespace),
         "NetworkPolicy" => typed::<NetworkPolicy>(value).map(Object::NetworkPolicy),
         "ClusterNetworkPolicy" => typed::<ClusterNetworkPolicy>(value).map(Object::ClusterNetworkPolicy),
+        "DenySet" => typed::<DenySet>(value).map(Object::DenySet),
         _ => return Err(ParseError(format!("kind {kind:?} is not known: {KINDS} is expected"))),
     }
     .map_err(|error| ParseError(format!("{what}: {error}")))

@@ -124,6 +124,19 @@ pub struct RuleStatus {
     pub bytes: u64,
 }
 
+/// Status of a deny set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DenySetStatus {
+    /// Whether the node that answers is one of those that drop.
+    pub applies: bool,
+    /// How far it is.
+    pub state: State,
+    /// What is wrong, if anything.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
 /// Status of a namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

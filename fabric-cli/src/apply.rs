@@ -11,7 +11,10 @@ use clap::Args;
 use fabric_api::{client::Client, object::Object, parse, status::Applied};
 use serde_json::Value;
 
-use crate::output::{self, Column, Format, OutputArgs};
+use crate::{
+    output::{self, Column, Format, OutputArgs},
+    session,
+};
 
 #[derive(Debug, Args)]
 #[command(
@@ -53,6 +56,11 @@ pub(crate) fn read_all(files: &[PathBuf]) -> anyhow::Result<Vec<Object>> {
 
 /// Applies objects and says what was done with each.
 pub(crate) async fn send(client: &Client, objects: &[Object], format: Format) -> anyhow::Result<()> {
+    for object in objects {
+        if let Object::DenySet(set) = object {
+            session::spare(&set.spec.prefixes)?;
+        }
+    }
     let applied = client.apply(objects).await?;
     match format {
         Format::Table => applied

@@ -11,6 +11,7 @@ use crate::{
     bugreport::BugreportArgs,
     capture::CaptureArgs,
     counters::CountersArgs,
+    deny::DenyCommand,
     endpoint::EndpointCommand,
     flows::FlowsArgs,
     generate::{CompletionsArgs, ManArgs},
@@ -61,6 +62,9 @@ pub(crate) enum Command {
         after_help = "Example:\n  fabric policy apply -f allow-web.yaml\n  fabric policy test --from web --to db --port 5432 --explain"
     )]
     Policy(PolicyCommand),
+    /// Drop packets from sources at the uplinks, before anything else looks at them
+    #[command(subcommand, after_help = "Example:\n  fabric deny add 198.51.100.0/24\n  fabric deny ls")]
+    Deny(DenyCommand),
     /// List and label the namespaces that policies select by
     #[command(
         subcommand,

@@ -6,6 +6,7 @@ mod args;
 mod bugreport;
 mod capture;
 mod counters;
+mod deny;
 mod endpoint;
 mod flows;
 mod generate;
@@ -16,6 +17,7 @@ mod node;
 mod output;
 mod packets;
 mod policy;
+mod session;
 mod status;
 mod trace;
 
@@ -61,6 +63,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Completions(args) => generate::completions(&args),
             Command::Man(args) => generate::man(&args),
             Command::Namespace(command) => namespace::run(&client, command).await,
+            Command::Deny(command) => deny::run(&client, command).await,
             Command::Policy(command) => policy::run(&client, command).await,
             Command::Service(_) => unavailable("service"),
             Command::Flows(args) => flows::run(&client, args).await,

@@ -118,6 +118,7 @@ const COLUMNS: &[Column<Object>] = &[
         | Object::Node(_)
         | Object::Endpoint(_)
         | Object::Namespace(_)
+        | Object::DenySet(_)
         | Object::NetworkPolicy(_) => String::new(),
     }),
     Column::new("INGRESS", |policy| rules(policy).0),
@@ -166,9 +167,11 @@ fn rules(policy: &Object) -> (String, String) {
             let ingress = policy.spec.ingress.as_ref().map_or(0, Vec::len);
             (text(ingress), text(policy.spec.egress.as_ref().map_or(0, Vec::len)))
         }
-        Object::Network(_) | Object::Node(_) | Object::Endpoint(_) | Object::Namespace(_) => {
-            (String::new(), String::new())
-        }
+        Object::Network(_)
+        | Object::Node(_)
+        | Object::Endpoint(_)
+        | Object::Namespace(_)
+        | Object::DenySet(_) => (String::new(), String::new()),
     }
 }
 
@@ -176,7 +179,11 @@ fn status(policy: &Object) -> Option<&PolicyStatus> {
     match policy {
         Object::NetworkPolicy(policy) => policy.status.as_ref(),
         Object::ClusterNetworkPolicy(policy) => policy.status.as_ref(),
-        Object::Network(_) | Object::Node(_) | Object::Endpoint(_) | Object::Namespace(_) => None,
+        Object::Network(_)
+        | Object::Node(_)
+        | Object::Endpoint(_)
+        | Object::Namespace(_)
+        | Object::DenySet(_) => None,
     }
 }
 

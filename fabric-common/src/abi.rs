@@ -4,6 +4,7 @@ use crate::{
     addr::Addr,
     capture::CapturedDrop,
     counters::{ACTION_SLOTS, DropKey, HOOK_SLOTS, Tally},
+    denied::DeniedValue,
     endpoint::{EndpointKey, EndpointValue},
     event::DropEvent,
     fdb::{FdbKey, FdbValue},
@@ -119,6 +120,7 @@ maps! {
     POLICY_PORTS: "policy_ports" Hash<u32, PolicyPorts> Desired, 16384, true, "Verdicts that depend on protocol and port, by table number.";
     POLICIES: "policies" Hash<PolicyKey, PolicyValue> Desired, 131072, true, "Verdicts by policy, direction and identity of the other side.";
     CIDRS: "cidrs" LpmTrie<Addr, u32> Desired, 16384, true, "Identities of addresses that rules name by prefix; looked at only where no endpoint has the address.";
+    DENIED: "denied" LpmTrie<Addr, DeniedValue> Desired, 131072, true, "Source prefixes that are dropped at the uplinks, and addresses in them that are not.";
     SOURCES: "sources" Hash<EndpointKey, SourceValue> Desired, 131072, true, "Source records of single addresses: which nodes may send them.";
     SOURCE_PREFIXES: "source_prefixes" LpmTrie<VniPrefix, SourceValue> Desired, 4096, true, "Source records by prefix, for foreign VTEPs; looked at only where `sources` has no record.";
     PORTS: "ports" Hash<u32, PortValue> Desired, 4096, true, "Host sides of the containers' veths, by interface index.";

@@ -19,6 +19,7 @@ pub mod abi;
 pub mod addr;
 pub mod capture;
 pub mod counters;
+pub mod denied;
 pub mod endpoint;
 pub mod event;
 pub mod fdb;

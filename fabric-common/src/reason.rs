@@ -154,6 +154,8 @@ numbered! {
         NatUnsupported = 52 "nat_unsupported",
         /// To the world: the kernel refused to change the packet.
         NatFailed = 53 "nat_failed",
+        /// At an uplink: the source lies in a prefix that a deny set names; the event says which set. `fabric deny ls` lists them.
+        DeniedPrefix = 60 "denied_prefix",
     }
 }
 

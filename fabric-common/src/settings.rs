@@ -4,7 +4,7 @@ use crate::{addr::Mac, shared};
 
 shared! {
     /// The single value of `settings` (array of one).
-    28 bytes: pub struct Settings {
+    32 bytes: pub struct Settings {
         /// Our own number (`nodes` key of ourselves), never 0 once the agent has run; 0 means: not configured.
         pub node: u32,
         /// The collect-metadata `vxlan` device.
@@ -21,8 +21,13 @@ shared! {
         pub node_mac: Mac,
         /// Last port that translated flows are given, network byte order.
         pub nat_last: [u8; 2],
+        /// `FLAG_*`: what is looked at only where it is used.
+        pub flags: u32,
     }
 }
+
+/// `denied` has rows: sources are looked up there.
+pub const FLAG_DENIED: u32 = 1;
 
 /// Names of the load-time globals. They only switch features; the verifier removes what is off.
 pub mod global {

@@ -119,7 +119,7 @@ pub fn fill(frame: &impl Frame, trace: &Trace, reason: DropReason, now: u64, eve
     event.time = now;
     event.vni = trace.vni;
     event.length = trace.length;
-    if matches!(reason, DropReason::PolicyDenied) {
+    if matches!(reason, DropReason::PolicyDenied | DropReason::DeniedPrefix) {
         event.rule = question::get().map_or(0, |question| question.rule);
     }
     describe(frame, trace.inner, event);

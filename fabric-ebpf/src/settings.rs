@@ -22,6 +22,12 @@ pub fn get() -> Result<&'static Settings, DropReason> {
     }
 }
 
+/// Whether a flag (`fabric_common::settings::FLAG_*`) is set.
+#[inline(always)]
+pub fn has(flag: u32) -> bool {
+    SETTINGS.get(0).is_some_and(|settings| settings.flags & flag != 0)
+}
+
 /// Whether an outer header of another family than the inner packet can be taken off.
 #[inline(always)]
 pub fn cross_family() -> bool {

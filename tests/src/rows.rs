@@ -6,7 +6,8 @@ use aya::{
 };
 use fabric_agent::plan::desired::{Rows, Tables};
 use fabric_common::{
-    abi, addr::Addr, prefix::VniPrefix, route::RouteValue, settings::Settings, source::SourceValue,
+    abi, addr::Addr, denied::DeniedValue, prefix::VniPrefix, route::RouteValue, settings::Settings,
+    source::SourceValue,
 };
 
 use crate::walk::Rig;
@@ -33,6 +34,11 @@ impl Rig {
         let mut cidrs = LpmTrie::<&mut MapData, Addr, u32>::try_from(map).expect("a trie");
         for (key, value) in &tables.cidrs {
             cidrs.insert(&lpm_trie::Key::new(key.bits, key.addr), value, 0).expect("the row can be written");
+        }
+        let map = ebpf.map_mut(abi::DENIED.name).expect("it exists");
+        let mut denied = LpmTrie::<&mut MapData, Addr, DeniedValue>::try_from(map).expect("a trie");
+        for (key, value) in &tables.denied {
+            denied.insert(&lpm_trie::Key::new(key.bits, key.addr), value, 0).expect("the row can be written");
         }
         fill(ebpf, abi::SOURCES.name, &tables.sources);
         fill(ebpf, abi::PORTS.name, &tables.ports);

@@ -132,6 +132,7 @@ impl Stage {
             plugged: BTreeSet::new(),
             access: access(&cluster),
             numbers: Default::default(),
+            guard: Default::default(),
         };
         let settings = PlanSettings {
             vxlan_port: VXLAN_PORT,

@@ -251,6 +251,7 @@ fn tables_come_back_as_they_were_written() {
                 nat_first: 61000u16.to_be_bytes(),
                 node_mac: Mac::new([2, 0xfd, 0, 0, 0, 7]),
                 nat_last: 65535u16.to_be_bytes(),
+                flags: 0,
             },
         );
         let nothing = Tables::default();

@@ -4,6 +4,7 @@
 mod apply;
 mod body;
 mod capture;
+mod denysets;
 mod endpoints;
 mod error;
 mod events;
@@ -134,6 +135,9 @@ fn router(state: ApiState) -> Router {
         .route("/v1/policies/test", post(policies::test))
         .route("/v1/policies/lint", get(policies::lint))
         .route("/v1/policies/{name}", get(policies::inspect).delete(policies::remove))
+        .route("/v1/denysets", get(denysets::list))
+        .route("/v1/denysets/{name}", get(denysets::inspect).delete(denysets::remove))
+        .route("/v1/denysets/{name}/change", post(denysets::change))
         .route("/v1/namespaces", get(namespaces::list))
         .route("/v1/namespaces/{name}", get(namespaces::inspect).delete(namespaces::remove))
         .route("/v1/apply", post(apply::apply))

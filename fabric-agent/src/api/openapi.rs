@@ -5,6 +5,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use fabric_api::{
+    DenySet,
     Endpoint,
     Event,
     Namespace,
@@ -22,7 +23,8 @@ use fabric_api::{
 use utoipa::OpenApi;
 
 use super::{
-    apply, capture, endpoints, events, flows, health, namespaces, networks, nodes, policies, report, trace,
+    apply, capture, denysets, endpoints, events, flows, health, namespaces, networks, nodes, policies,
+    report, trace,
 };
 
 #[derive(OpenApi)]
@@ -37,12 +39,13 @@ use super::{
         endpoints::list, endpoints::attach, endpoints::inspect, endpoints::detach, endpoints::move_to,
         nodes::list, nodes::inspect, nodes::drain,
         policies::list, policies::inspect, policies::remove, policies::test, policies::lint,
+        denysets::list, denysets::inspect, denysets::change, denysets::remove,
         namespaces::list, namespaces::inspect, namespaces::remove,
         apply::apply,
         health::status, health::counters,
         events::stream, flows::stream, trace::trace, capture::capture, report::report
     ),
-    components(schemas(Network, Endpoint, Node, Namespace, PolicyQuestion, PolicyAnswer, LintFinding, AnyObject, Applied, Status, Counter, Event, Flow, FlowState, TraceRequest, TraceReport, CaptureRequest, Report, ErrorBody)),
+    components(schemas(Network, Endpoint, Node, Namespace, DenySet, PolicyQuestion, PolicyAnswer, LintFinding, AnyObject, Applied, Status, Counter, Event, Flow, FlowState, TraceRequest, TraceReport, CaptureRequest, Report, ErrorBody)),
     tags(
         (name = "networks", description = "Layer 2 networks, one VNI each"),
         (name = "endpoints", description = "Attachments of containers"),

@@ -290,7 +290,7 @@ async fn what_is_wrong_with_a_request_is_one_sentence() {
     assert!(error.contains("spec.vnii: unknown field `vnii`, expected one of"), "{error}");
     let (status, error) = server.refused("POST /v1/apply", r#"[{"kind":"Nod"}]"#).await;
     assert_eq!(status, 400);
-    assert!(error.contains("NetworkPolicy or ClusterNetworkPolicy is expected"), "{error}");
+    assert!(error.contains("NetworkPolicy, ClusterNetworkPolicy or DenySet is expected"), "{error}");
     let (status, error) = server.refused("POST /v1/apply", "").await;
     assert_eq!(status, 400);
     assert!(error.contains("not JSON"), "{error}");
@@ -401,6 +401,9 @@ fn the_document_names_every_route() {
             "/v1/apply",
             "/v1/capture",
             "/v1/counters",
+            "/v1/denysets",
+            "/v1/denysets/{name}",
+            "/v1/denysets/{name}/change",
             "/v1/endpoints",
             "/v1/endpoints/{name}",
             "/v1/endpoints/{name}/move",

@@ -11,6 +11,7 @@ use aya::maps::MapData;
 use fabric_common::{
     abi::{self, MapKind, MapSpec},
     addr::Addr,
+    denied::DeniedValue,
     endpoint::{EndpointKey, EndpointValue},
     fdb::{FdbKey, FdbValue},
     flood::{FloodKey, FloodValue},
@@ -349,6 +350,7 @@ table_set! {
         cidrs: CIDRS<AddrPrefix, u32>,
     }
     rest {
+        denied: DENIED<AddrPrefix, DeniedValue>,
         sources: SOURCES<EndpointKey, SourceValue>,
         source_prefixes: SOURCE_PREFIXES<PrefixKey, SourceValue>,
         ports: PORTS<u32, PortValue>,

@@ -10,6 +10,7 @@ use fabric_api::Object;
 use fabric_common::addr::Mac;
 
 use super::{
+    deny_set::DenySet,
     endpoint::Endpoint,
     error::{ModelError, refuse},
     ids, ipam, namespace,
@@ -41,6 +42,8 @@ pub struct Cluster {
     pub network_policies: BTreeMap<(String, String), NetworkPolicy>,
     /// ClusterNetworkPolicies by name.
     pub cluster_policies: BTreeMap<String, ClusterPolicy>,
+    /// Deny sets by name.
+    pub deny_sets: BTreeMap<String, DenySet>,
     /// Why the other objects are left out, one sentence each.
     pub problems: BTreeMap<ProblemKey, String>,
 }
@@ -76,6 +79,10 @@ impl Cluster {
                 Object::ClusterNetworkPolicy(object) => match ClusterPolicy::new(object) {
                     Ok(policy) => drop(cluster.cluster_policies.insert(name, policy)),
                     Err(e) => cluster.problem("ClusterNetworkPolicy", name, e.0),
+                },
+                Object::DenySet(object) => match DenySet::new(object) {
+                    Ok(set) => drop(cluster.deny_sets.insert(name, set)),
+                    Err(e) => cluster.problem("DenySet", name, e.0),
                 },
             }
         }
@@ -129,6 +136,12 @@ impl Cluster {
     pub fn namespace_labels(&self, namespace: &str) -> Labels {
         let own = self.namespaces.get(namespace).cloned().unwrap_or_default();
         own.into_iter().chain([(policy::NAMESPACE_NAME_LABEL.to_owned(), namespace.to_owned())]).collect()
+    }
+
+    /// The labels of a node, declared or not, with that of its name.
+    pub fn node_labels(&self, node: &str) -> Labels {
+        let own = self.nodes.get(node).map(|node| node.labels.clone()).unwrap_or_default();
+        own.into_iter().chain([(policy::NODE_NAME_LABEL.to_owned(), node.to_owned())]).collect()
     }
 
     /// VTEP addresses of all nodes but `local`: what the kernel's routes have to lead to.

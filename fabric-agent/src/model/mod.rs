@@ -3,9 +3,11 @@
 
 pub mod cluster;
 mod cluster_policy;
+pub mod deny_set;
 pub mod dscp;
 pub mod endpoint;
 pub mod error;
+pub mod guard;
 pub mod ids;
 pub mod ipam;
 pub mod name;
@@ -19,9 +21,11 @@ mod selector;
 mod treatment;
 
 pub use cluster::{Cluster, ProblemKey};
+pub use deny_set::DenySet;
 pub use dscp::Dscp;
 pub use endpoint::{Endpoint, Presence};
 pub use error::ModelError;
+pub use guard::Guard;
 pub use network::{Network, Subnet};
 pub use node::Node;
 pub use policy::{ClusterPolicy, Labels, NetworkPolicy};

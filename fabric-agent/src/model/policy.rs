@@ -14,6 +14,10 @@ pub type Labels = BTreeMap<String, String>;
 /// (<https://kubernetes.io/docs/reference/labels-annotations-taints/#kubernetes-io-metadata-name>).
 pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
+/// The label that every node has, with its name as the value
+/// (<https://kubernetes.io/docs/reference/labels-annotations-taints/#kubernetesiohostname>).
+pub const NODE_NAME_LABEL: &str = "kubernetes.io/hostname";
+
 /// A Kubernetes label selector: all of its requirements hold. None of them: everything is selected.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Selector {

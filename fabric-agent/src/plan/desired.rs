@@ -8,6 +8,7 @@ use std::{
 
 use fabric_common::{
     addr::{Addr, Mac},
+    denied::DeniedValue,
     endpoint::{EndpointKey, EndpointValue},
     fdb::{FdbKey, FdbValue},
     flood::{FloodKey, FloodValue},
@@ -23,7 +24,10 @@ use fabric_common::{
 };
 use ipnet::IpNet;
 
-use crate::{model::Dscp, policy::RuleNames};
+use crate::{
+    model::{Dscp, Guard},
+    policy::RuleNames,
+};
 
 /// What the kernel tells about this node. Collected by the reconciler before each plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,6 +54,8 @@ pub struct NodeFacts {
     pub xdp: BTreeSet<u32>,
     /// What the map `numbers` holds: these numbers are taken.
     pub numbers: Arc<Rows<NumberKey, NumberValue>>,
+    /// What this node depends on.
+    pub guard: Guard,
 }
 
 /// What the kernel says of the way to an address.
@@ -122,7 +128,7 @@ impl PrefixKey {
     }
 }
 
-/// A key of `cidrs`.
+/// A key of `cidrs` or `denied`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AddrPrefix {
     /// Bits of `addr` that count.
@@ -164,6 +170,8 @@ pub struct Tables {
     pub policies: Rows<PolicyKey, PolicyValue>,
     /// `cidrs`.
     pub cidrs: Rows<AddrPrefix, u32>,
+    /// `denied`.
+    pub denied: Rows<AddrPrefix, DeniedValue>,
     /// `sources`.
     pub sources: Rows<EndpointKey, SourceValue>,
     /// `source_prefixes`.

@@ -8,7 +8,7 @@ use std::{
 use fabric_common::{
     addr::Addr,
     node::{self, NodeValue, OUTER_MAX, OUTER_V4_LEN, OVERHEAD_V4, OVERHEAD_V6, VtepValue},
-    settings::Settings,
+    settings::{FLAG_DENIED, Settings},
     uplink::{LocalVtepValue, UplinkValue},
 };
 
@@ -42,6 +42,7 @@ pub(super) fn compile(context: &mut Context<'_>, settings: &PlanSettings, desire
         frag_ifindex: facts.frag.map_or(0, |(enter, _)| enter),
         node_mac: ids::node_mac(&facts.node),
         nat_last: nat_ports.1.to_be_bytes(),
+        flags: if context.policies.denied.is_empty() { 0 } else { FLAG_DENIED },
     };
     desired.tables.settings.insert(0, row);
     for uplink in &facts.uplinks {

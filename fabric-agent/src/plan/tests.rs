@@ -76,6 +76,7 @@ fn remote(name: &str, network: &str, node: &str, addresses: &str) -> Object {
 fn facts(ports: &[(&str, u32)]) -> NodeFacts {
     NodeFacts {
         numbers: Default::default(),
+        guard: Default::default(),
         node: "n1".to_owned(),
         uplinks: vec![UplinkFacts {
             name: "up0".to_owned(),

@@ -2,17 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use fabric_common::policy::{
-    EGRESS, IDENTITY_ANYONE, IDENTITY_NODE, INGRESS, KIND_IDENTITY, KIND_POLICY, NO_POLICY, NumberKey,
-    NumberValue, PolicyKey, PolicyPorts, PolicyValue, verdict,
+use fabric_common::{
+    denied::DeniedValue,
+    policy::{
+        EGRESS, IDENTITY_ANYONE, IDENTITY_NODE, INGRESS, KIND_IDENTITY, KIND_POLICY, NO_POLICY, NumberKey,
+        NumberValue, PolicyKey, PolicyPorts, PolicyValue, verdict,
+    },
 };
 
 use crate::{
-    model::{Cluster, Endpoint, policy::Direction},
+    model::{Cluster, Endpoint, Guard, policy::Direction},
     plan::desired::AddrPrefix,
 };
 
 use super::{
+    denied,
     effective::Policy,
     identity::{self, Identity},
     matching::{Index, Matching},
@@ -32,10 +36,14 @@ pub struct Compiled {
     pub policies: BTreeMap<PolicyKey, PolicyValue>,
     /// Rows of `cidrs`.
     pub cidrs: BTreeMap<AddrPrefix, u32>,
+    /// Rows of `denied`.
+    pub denied: BTreeMap<AddrPrefix, DeniedValue>,
     /// Names of rules.
     pub rules: RuleNames,
     /// Local endpoints whose rules name more ranges of ports than tables hold, with one sentence each.
     pub problems: BTreeMap<String, String>,
+    /// Deny sets that cover what they must not, with one sentence each.
+    pub deny_problems: BTreeMap<String, String>,
     endpoints: BTreeMap<String, (u32, u32)>,
     nodes: BTreeMap<String, u32>,
 }
@@ -57,13 +65,22 @@ impl Compiled {
     }
 }
 
-/// Compiles for the node `local`. `taken`: the rows of the map `numbers` as they are. Without any policy there is nothing.
-pub fn compile(cluster: &Cluster, local: &str, taken: &BTreeMap<NumberKey, NumberValue>) -> Compiled {
+/// Compiles for the node `local`. `taken`: the rows of the map `numbers` as they are. Without any policy or deny set there is
+/// nothing.
+pub fn compile(
+    cluster: &Cluster,
+    local: &str,
+    guard: &Guard,
+    taken: &BTreeMap<NumberKey, NumberValue>,
+) -> Compiled {
     let mut compiled = Compiled::default();
+    let mut numbers = Numbers::new(taken);
+    let denied = denied::compile(cluster, local, guard, &mut numbers, &mut compiled.rules);
+    (compiled.denied, compiled.deny_problems) = (denied.rows, denied.problems);
     if cluster.network_policies.is_empty() && cluster.cluster_policies.is_empty() {
+        compiled.numbers = numbers.into_used();
         return compiled;
     }
-    let mut numbers = Numbers::new(taken);
     let mut identities: BTreeMap<Identity, u32> = BTreeMap::new();
     let mut policies: BTreeMap<u32, Policy> = BTreeMap::new();
     let mut of_subject: BTreeMap<Identity, u32> = BTreeMap::new();

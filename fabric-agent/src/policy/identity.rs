@@ -42,7 +42,7 @@ pub enum Identity {
     Node {
         /// Name.
         name: String,
-        /// Labels of the Node object; none without one.
+        /// Labels of the Node object, if there is one, and that of the name.
         labels: Labels,
     },
     /// Addresses in exactly these of the blocks that rules name.
@@ -65,8 +65,7 @@ impl Identity {
 
     /// A node's, declared or not.
     pub fn of_node(cluster: &Cluster, name: &str) -> Self {
-        let labels = cluster.nodes.get(name).map(|node| node.labels.clone()).unwrap_or_default();
-        Self::Node { name: name.to_owned(), labels }
+        Self::Node { name: name.to_owned(), labels: cluster.node_labels(name) }
     }
 
     /// Of an address that no endpoint and no node has.

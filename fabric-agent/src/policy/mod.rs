@@ -8,6 +8,7 @@
 mod candidates;
 mod compile;
 mod decide;
+mod denied;
 mod effective;
 mod identity;
 mod lint;
@@ -19,6 +20,7 @@ mod transition;
 
 pub use compile::{Compiled, compile};
 pub use decide::decide;
+pub use denied::spared;
 pub use identity::Identity;
 pub use lint::lint;
 pub use numbers::{Numbers, RuleNames};

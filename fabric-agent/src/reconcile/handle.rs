@@ -213,9 +213,10 @@ impl Kernel for Handle {
 
     fn state(&self, kind: &str, name: &str) -> Option<(State, String)> {
         let published = self.shared.published.read().unwrap_or_else(PoisonError::into_inner);
-        let kind = *["Network", "Node", "Endpoint", "Namespace", "NetworkPolicy", "ClusterNetworkPolicy"]
-            .iter()
-            .find(|known| **known == kind)?;
+        let kind =
+            *["Network", "Node", "Endpoint", "Namespace", "NetworkPolicy", "ClusterNetworkPolicy", "DenySet"]
+                .iter()
+                .find(|known| **known == kind)?;
         published.report.get(&(kind, name.to_owned())).cloned()
     }
 

@@ -42,6 +42,7 @@ impl Bench {
                 dscp: Dscp::default(),
                 nat_ports: (61000, 65535),
             },
+            guard: Default::default(),
             resync,
             bpffs: "/nowhere".to_owned(),
         };

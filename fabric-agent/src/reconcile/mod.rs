@@ -46,7 +46,7 @@ use self::{
 use crate::{
     dataplane::{Counters, Flows},
     kernel::KernelError,
-    model::Cluster,
+    model::{Cluster, Guard},
     plan::desired::PlanSettings,
     store::Store,
 };
@@ -58,6 +58,8 @@ pub struct Settings {
     pub node: String,
     /// What planning needs.
     pub plan: PlanSettings,
+    /// What this node depends on.
+    pub guard: Guard,
     /// How often the kernel is compared with what should be there; less often where that takes long.
     pub resync: Duration,
     /// The bpffs directory, for the status.
@@ -91,6 +93,7 @@ impl<L: Links, D: Datapath> Reconciler<L, D> {
         let uplinks = links.observe().await?.uplinks?;
         let mut engine = Engine::new(links, datapath, &settings.node, settings.plan.clone());
         engine.facts.uplinks = uplinks;
+        engine.facts.guard = settings.guard.clone();
         let (trigger, triggered) = mpsc::channel(1);
         let shared = Arc::new(Shared::new(trigger, readers, &settings, engine.facts.clone()));
         let handle = Handle::new(Arc::clone(&shared));

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use fabric_common::{
     addr::Addr,
+    denied::DeniedValue,
     endpoint::{EndpointKey, EndpointValue},
     fdb::{FdbKey, FdbValue},
     flood::{FloodKey, FloodValue},
@@ -188,6 +189,7 @@ row_deltas! {
     policy_ports: u32 => PolicyPorts,
     policies: PolicyKey => PolicyValue,
     cidrs: AddrPrefix => u32,
+    denied: AddrPrefix => DeniedValue,
     sources: EndpointKey => SourceValue,
     source_prefixes: PrefixKey => SourceValue,
     ports: u32 => PortValue,

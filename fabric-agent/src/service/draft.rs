@@ -13,6 +13,7 @@ use crate::{
 };
 
 mod blocks;
+mod deny_set;
 mod endpoint;
 mod movement;
 mod network;
@@ -134,6 +135,7 @@ impl Draft {
             (Object::ClusterNetworkPolicy(new), _) => {
                 model::ClusterPolicy::new(new).map(drop).map_err(ServiceError::from)
             }
+            (Object::DenySet(new), _) => self.deny_set(new),
             (Object::Namespace(new), _) => {
                 model::namespace::labels(new).map(drop).map_err(ServiceError::from)
             }

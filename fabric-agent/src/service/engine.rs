@@ -148,7 +148,8 @@ impl Service {
             | Object::Node(_)
             | Object::Namespace(_)
             | Object::NetworkPolicy(_)
-            | Object::ClusterNetworkPolicy(_) => None,
+            | Object::ClusterNetworkPolicy(_)
+            | Object::DenySet(_) => None,
         };
         Ok(snapshot.objects.iter().filter_map(own).collect())
     }

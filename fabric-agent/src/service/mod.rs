@@ -12,6 +12,7 @@ use fabric_api::{
     status::{Applied, Status},
 };
 
+mod deny;
 mod draft;
 mod engine;
 pub mod error;

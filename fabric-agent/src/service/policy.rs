@@ -176,7 +176,11 @@ impl View<'_> {
                     let policy = ClusterNetworkPolicy { status: Some(status), ..policy.clone() };
                     found.push(Object::ClusterNetworkPolicy(policy));
                 }
-                Object::Network(_) | Object::Node(_) | Object::Endpoint(_) | Object::Namespace(_) => {}
+                Object::Network(_)
+                | Object::Node(_)
+                | Object::Endpoint(_)
+                | Object::Namespace(_)
+                | Object::DenySet(_) => {}
             }
         }
         found

@@ -113,7 +113,7 @@ impl Service {
 /// Store and kernel at one moment.
 pub(super) struct View<'a> {
     pub(super) kernel: &'a dyn Kernel,
-    local: &'a str,
+    pub(super) local: &'a str,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) cluster: Cluster,
     facts: NodeFacts,

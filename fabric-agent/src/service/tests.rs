@@ -416,6 +416,7 @@ async fn of_two_requests_that_exclude_each_other_one_is_refused() {
 }
 
 mod cluster;
+mod deny;
 mod movement;
 mod movement_orders;
 mod openings;

@@ -1,6 +1,6 @@
 //! TC ingress of an uplink: tunnel packets for our containers; everything else goes on to the stack.
 //!
-//! outer headers → sender known → network known → inner frame right → source record → receiver → its policy → decapsulation →
+//! source not denied → outer headers → sender known → network known → inner frame right → source record → receiver → its policy → decapsulation →
 //! delivery into the receiver's namespace; or, for a receiver that has moved to another node, on to that.
 
 use aya_ebpf::{helpers::bpf_redirect_peer, programs::TcContext};
@@ -10,7 +10,7 @@ use fabric_common::{
 };
 
 use crate::{
-    decap, group, host,
+    decap, denied, group, host,
     inner::{IPV4, IPV6},
     outcome::{Outcome, Trace, Verdict, pack, unpack},
     packet::{self, Frame, skb},
@@ -34,7 +34,9 @@ pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
     }
     // Outer headers over IPv4. The host's own TCP packets have more than this.
     packet::linear(ctx, INNER_V4 as u32);
-    let packed = match tunnel::ether_type(ctx) {
+    let ether_type = tunnel::ether_type(ctx);
+    denied::check(ctx, trace, ether_type)?;
+    let packed = match ether_type {
         IPV4 => over_v4(ctx, trace),
         IPV6 => over_v6(ctx, trace),
         _ => return Ok(Verdict::pass(Action::NotOurs)),

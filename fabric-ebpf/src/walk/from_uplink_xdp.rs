@@ -1,10 +1,11 @@
-//! XDP of an uplink: the same checks before an skb exists. Malformed and forged tunnel packets end here; what is right,
-//! and what is not ours, goes on to TC and the stack.
+//! XDP of an uplink: the same checks before an skb exists. Denied sources and malformed and forged tunnel packets end
+//! here; what is right, and what is not ours, goes on to TC and the stack.
 
 use aya_ebpf::programs::XdpContext;
 use fabric_common::reason::{Action, DropReason};
 
 use crate::{
+    denied,
     inner::{IPV4, IPV6},
     outcome::{Outcome, Trace, Verdict, pack, unpack},
     tunnel::{self, INNER_V4, INNER_V6, Outer},
@@ -13,7 +14,9 @@ use crate::{
 /// Runs the walk.
 #[inline(always)]
 pub fn walk(ctx: &XdpContext, trace: &mut Trace) -> Outcome {
-    match tunnel::ether_type(ctx) {
+    let ether_type = tunnel::ether_type(ctx);
+    denied::check(ctx, trace, ether_type)?;
+    match ether_type {
         IPV4 => unpack(over_v4(ctx, trace)),
         IPV6 => unpack(over_v6(ctx, trace)),
         _ => Ok(Verdict::pass(Action::NotOurs)),

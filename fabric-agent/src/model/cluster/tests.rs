@@ -168,6 +168,7 @@ proptest! {
                     cluster.network_policies.contains_key(&("default".to_owned(), name.clone()))
                 }
                 Object::ClusterNetworkPolicy(_) => cluster.cluster_policies.contains_key(name),
+                Object::DenySet(_) => cluster.deny_sets.contains_key(name),
             };
             prop_assert_eq!(stands, !cluster.problems.contains_key(&(o.kind(), name.clone())));
         }

@@ -335,7 +335,8 @@ impl Draft {
                 | Object::Network(_)
                 | Object::Namespace(_)
                 | Object::NetworkPolicy(_)
-                | Object::ClusterNetworkPolicy(_) => {}
+                | Object::ClusterNetworkPolicy(_)
+                | Object::DenySet(_) => {}
             }
         }
         let taken: BTreeSet<IpAddr> = used.keys().copied().collect();

@@ -141,7 +141,8 @@ impl Draft {
                 | Object::Network(_)
                 | Object::Namespace(_)
                 | Object::NetworkPolicy(_)
-                | Object::ClusterNetworkPolicy(_) => {}
+                | Object::ClusterNetworkPolicy(_)
+                | Object::DenySet(_) => {}
             }
         }
         if !endpoints.is_empty() {

@@ -150,7 +150,11 @@ async fn a_policy_counts_the_endpoints_it_applies_to() {
         let count = |o: &Object| match o {
             Object::NetworkPolicy(p) => p.status.as_ref().map(|s| s.endpoints),
             Object::ClusterNetworkPolicy(p) => p.status.as_ref().map(|s| s.endpoints),
-            Object::Network(_) | Object::Node(_) | Object::Endpoint(_) | Object::Namespace(_) => None,
+            Object::Network(_)
+            | Object::Node(_)
+            | Object::Endpoint(_)
+            | Object::Namespace(_)
+            | Object::DenySet(_) => None,
         };
         policies.iter().filter_map(count).collect::<Vec<_>>()
     };
