@@ -62,9 +62,11 @@ async fn count(state: &ApiState, policies: &mut [AnyObject]) -> Result<(), ApiEr
         let status = match policy {
             AnyObject::NetworkPolicy(policy) => policy.status.as_mut(),
             AnyObject::ClusterNetworkPolicy(policy) => policy.status.as_mut(),
-            AnyObject::Network(_) | AnyObject::Node(_) | AnyObject::Endpoint(_) | AnyObject::Namespace(_) => {
-                None
-            }
+            AnyObject::Network(_)
+            | AnyObject::Node(_)
+            | AnyObject::Endpoint(_)
+            | AnyObject::Namespace(_)
+            | AnyObject::DenySet(_) => None,
         };
         if let Some(status) = status {
             let own = rules.range(prefix.clone()..).map_while(|(name, tally)| {

@@ -33,7 +33,11 @@ fn named<'a>(name: &str, all: impl Iterator<Item = &'a Object>) -> Result<Key, S
     let called = |object: &&Object| match object {
         Object::NetworkPolicy(policy) => policy.metadata.name == name,
         Object::ClusterNetworkPolicy(policy) => policy.metadata.name == name,
-        Object::Network(_) | Object::Node(_) | Object::Endpoint(_) | Object::Namespace(_) => false,
+        Object::Network(_)
+        | Object::Node(_)
+        | Object::Endpoint(_)
+        | Object::Namespace(_)
+        | Object::DenySet(_) => false,
     };
     let found: Vec<Key> = all.filter(called).map(|object| key(object.kind(), &object.id())).collect();
     let full: Vec<String> = found.iter().map(|(kind, id)| format!("{kind}/{id}")).collect();
