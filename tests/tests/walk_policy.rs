@@ -519,9 +519,10 @@ fn copies_go_to_those_who_may_have_them() {
     rig.police(&CA1, ONE, P);
     rig.police(&CA2, TWO, Q);
     let from = rig.port(&CA1);
-    let group = Ipv4Addr::new(239, 1, 2, 3);
+    // Nobody has to join it.
+    let group = Ipv4Addr::new(224, 0, 0, 251);
     let path = Path::between(&CA1, &CA2, Family::V4);
-    let frame = path.with_dst(group).with_dst_mac(Mac::new([0x01, 0, 0x5e, 1, 2, 3])).udp(PORTS, b"to all");
+    let frame = path.with_dst(group).with_dst_mac(Mac::new([0x01, 0, 0x5e, 0, 0, 251])).udp(PORTS, b"to all");
     rig.say(P, EGRESS, deny(1), &[]);
     denied(&mut rig, "a sender that may not", from, &frame, 1);
     rig.say(P, EGRESS, allow(1), &[]);
