@@ -200,6 +200,8 @@ numbered! {
         Fragment = 18 "fragment",
         /// Left to the stack: bytes behind the outer packet, which it cuts off.
         OuterPadding = 19 "outer_padding",
+        /// Left to the stack: a tunnel packet that a policy rejects, which is dropped and answered behind the `vxlan` device.
+        RejectStack = 22 "reject_stack",
         /// Broadcast or multicast, of which every receiver got a copy.
         Replicated = 24 "replicated",
         /// A copy of a replicated frame, delivered on this node. Counted beside the frame's own outcome.

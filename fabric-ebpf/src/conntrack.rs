@@ -115,7 +115,7 @@ pub extern "C" fn judged_tc(skb: *mut __sk_buff) -> i64 {
 pub extern "C" fn judged_xdp(xdp: *mut xdp_md) -> i64 {
     let judged = judged(&XdpContext::new(xdp));
     match question::get() {
-        // Only an skb can be answered: TC finds the same, and drops it.
+        // Only an skb can be answered: TC finds the same.
         Ok(question) if judged < 0 && question.reject != 0 => pack(Ok(Verdict::pass(Action::Checked))),
         _ => judged,
     }
@@ -219,8 +219,9 @@ pub extern "C" fn conntrack_alone() -> u32 {
 fn count(question: &Question, denied: u32) {
     let (packets, bytes) = (question.packets, question.bytes);
     if denied != 0 && denied != LOST {
-        // XDP leaves to TC what is answered.
-        let left = question.reject != 0 && question.hook == Hook::FromUplinkXdp as u32;
+        // A tunnel packet that is answered is left to the `vxlan` device.
+        let at_uplink = question.hook == Hook::FromUplinkXdp as u32 || question.hook == Hook::FromUplink as u32;
+        let left = question.reject != 0 && at_uplink && question.offset != 0;
         return policy::count(if left { 0 } else { question.rule }, packets, bytes);
     }
     if question.again != 0 {

@@ -53,8 +53,7 @@ mod programs {
     pub fn from_uplink(ctx: TcContext) -> i32 {
         let mut trace = Trace::new(Hook::FromUplink, &ctx);
         let outcome = walk::from_uplink::walk(&ctx, &mut trace);
-        let code = finish_tc(&ctx, &trace, outcome);
-        if matches!(outcome, Err(DropReason::PolicyDenied)) { reject::answer(&ctx) } else { code }
+        finish_tc(&ctx, &trace, outcome)
     }
 
     /// TC ingress of the agent's `vxlan` device.

@@ -86,6 +86,12 @@ pub extern "C" fn reject_answer(skb: *mut __sk_buff) -> i32 {
     }
 }
 
+/// Whether the packet that this CPU's question was about is to be answered.
+#[inline(always)]
+pub fn is_wanted() -> bool {
+    question::get().is_ok_and(|question| question.reject != 0)
+}
+
 /// Whether the packet, of which policies are to be asked, is an answer of ours. Takes the mark off. A mark stays within the network
 /// namespace: what comes from a container has none.
 #[inline(always)]

@@ -14,7 +14,7 @@ use crate::{
     inner::{IPV4, IPV6},
     outcome::{Outcome, Trace, Verdict, pack, unpack},
     packet::{self, Frame, skb},
-    port, relay, settings,
+    port, reject, relay, settings,
     tunnel::{self, Arrival, INNER_V4, INNER_V6, Outer, TCP, Tunnel},
     world,
 };
@@ -48,6 +48,9 @@ pub fn walk(ctx: &TcContext, trace: &mut Trace) -> Outcome {
             Ok(Verdict { action: action @ (Action::NotOurs | Action::OuterFragment | Action::OuterOptions), .. }) => {
                 world::receive(ctx, trace, action)
             }
+            // The answer is written over the packet, whose length no helper changes while it has the marks of a tunnel
+            // (`__bpf_skb_change_tail`). The `vxlan` device takes them off.
+            Err(DropReason::PolicyDenied) if reject::is_wanted() => Ok(Verdict::pass(Action::RejectStack)),
             outcome => outcome,
         },
     }

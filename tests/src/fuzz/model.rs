@@ -54,6 +54,7 @@ pub fn class(action: Action) -> Class {
         | Action::UdpGso
         | Action::HostGso
         | Action::RelayStack
+        | Action::RejectStack
         | Action::Foreign => Class::Stack,
         Action::ReservedBits
         | Action::IcmpError
