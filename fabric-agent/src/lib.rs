@@ -3,8 +3,9 @@
 //! link (pure: no I/O, no clock); [`reconcile`] makes the kernel equal to that through its drivers, [`dataplane`]
 //! (maps, programs) and [`kernel`] (links, addresses, routes). [`observe`] reads back what the kernel saw,
 //! [`probe`] asks other nodes' agents what their paths carry, [`querier`] asks containers which
-//! groups they have joined.
+//! groups they have joined, [`advertiser`] tells them of their network's router.
 
+pub mod advertiser;
 pub mod api;
 pub mod config;
 pub mod dataplane;

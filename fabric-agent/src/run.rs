@@ -4,6 +4,7 @@ use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
 use fabric_agent::{
+    advertiser::Advertiser,
     api::{self, ApiState},
     config::{self, Config, StoreAddress},
     dataplane::{self, CapturedDrops, Dataplane, Events, Logger, Options, TcMode, UplinkMode},
@@ -93,6 +94,8 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
     let counters = dataplane.counters()?;
     let flows = dataplane.flows()?;
     let groups = dataplane.groups()?;
+    // It reads what an earlier agent advertised before the first pass changes that.
+    let advertiser = Advertiser::new(dataplane.advertisements()?)?;
     let drops = dataplane.events()?;
     let tracer = dataplane.tracer()?;
     let (switch, dropped) = dataplane.captures()?;
@@ -130,6 +133,7 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
     tokio::spawn(name_events(Arc::clone(&store), service.clone(), hub.clone()));
     tokio::spawn(name_rules(handle.clone(), hub.clone()));
     tokio::spawn(querier::run(groups, handle.clone()));
+    tokio::spawn(advertiser.run(handle.clone()));
     if let Some(port) = config.probe_port {
         tokio::spawn(probe::run(port, handle.clone()));
     }

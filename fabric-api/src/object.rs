@@ -229,6 +229,10 @@ pub struct NetworkSpec {
     /// Connections that were answered go on when a changed policy admits them no more; else the next packet is dropped.
     #[serde(default, skip_serializing_if = "is_false")]
     pub keep: bool,
+    /// The gateway sends router advertisements, asked and unasked: default route, MTU, hop limit and on-link prefixes; no addresses.
+    /// Needs an IPv6 subnet.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub router_advertisement: bool,
 }
 
 /// A static route of a network.

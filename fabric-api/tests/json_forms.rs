@@ -83,6 +83,7 @@ fn network() -> Network {
             }],
             multicast: true,
             keep: true,
+            router_advertisement: true,
         },
         status: Some(NetworkStatus {
             vni: 5,

@@ -68,6 +68,9 @@ pub(crate) struct CreateArgs {
     /// Let connections go on that were answered when a changed policy admits them no more
     #[arg(long)]
     keep: bool,
+    /// Let the gateway send IPv6 router advertisements: default route, MTU and on-link prefixes, no addresses
+    #[arg(long)]
+    router_advertisement: bool,
     /// A label; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
@@ -187,6 +190,7 @@ async fn create(client: &Client, args: CreateArgs) -> anyhow::Result<()> {
             routes: args.routes,
             multicast: args.multicast,
             keep: args.keep,
+            router_advertisement: args.router_advertisement,
         },
         status: None,
     };

@@ -2,6 +2,7 @@
 
 use crate::{
     addr::Addr,
+    advertisement::AdvertisementValue,
     capture::CapturedDrop,
     counters::{ACTION_SLOTS, DropKey, HOOK_SLOTS, Tally},
     denied::DeniedValue,
@@ -128,6 +129,7 @@ maps! {
     FDB: "fdb" Hash<FdbKey, FdbValue> Desired, 131072, true, "Destination MAC to local port or remote node.";
     ROUTES: "routes" LpmTrie<VniPrefix, RouteValue> Desired, 16384, true, "Where packets to a gateway's MAC go: subnets of the sender's network and of those that are opened to it.";
     FLOOD: "flood" Hash<FloodKey, FloodValue> Desired, 65536, true, "Who gets copies of broadcast and multicast, in networks that replicate it: ports of this node (list 0) and other nodes (list 1).";
+    ADVERTISEMENTS: "advertisements" Hash<u32, AdvertisementValue> Desired, 4096, true, "Router advertisements of the networks that have them, by VNI.";
     DROPS: "drops" PerCpuHash<DropKey, Tally> Kernel, 2048, false, "Dropped packets and bytes by hook and reason.";
     ACTIONS: "actions" PerCpuArray<u32, Tally> Kernel, HOOK_SLOTS * ACTION_SLOTS, false, "Packets and bytes by hook and action: index = hook * 32 + action.";
     RULE_COUNTERS: "rule_counters" PerCpuHash<u32, Tally> Kernel, 16384, true, "Packets and bytes that each policy rule decided on, by rule number.";

@@ -17,6 +17,7 @@
 
 pub mod abi;
 pub mod addr;
+pub mod advertisement;
 pub mod capture;
 pub mod counters;
 pub mod denied;

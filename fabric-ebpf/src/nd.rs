@@ -11,6 +11,7 @@ use network_types::{eth::EthHdr, ip::Ipv6Hdr};
 use fabric_ebpf::checksum;
 
 use crate::{
+    advertisement,
     arp::{back, overwrite},
     endpoint,
     extension::{self, Upper},
@@ -140,10 +141,19 @@ fn handle_inner(ctx: &TcContext) -> Outcome {
         return Err(DropReason::SpoofNd);
     }
     // A router solicitation has no target and may be as short as this.
-    let [kind, ..]: &[u8; 8] = header(ctx, ETH_LEN + 40, DropReason::Malformed)?;
+    let [kind, code, ..]: &[u8; 8] = header(ctx, ETH_LEN + 40, DropReason::Malformed)?;
     match *kind {
-        // Nothing answers yet; a router advertisement is not needed to reach the network.
-        ROUTER_SOLICITATION => return Ok(Verdict::consume(Action::Absorbed)),
+        ROUTER_SOLICITATION => {
+            // RFC 4861 section 6.1.1.
+            let lies = match Frame::load::<8>(ctx, (ETH_LEN + 40 + 8) as u32) {
+                Some([SOURCE_LINK_LAYER, 1, mac @ ..]) => unspecified || Mac::new(mac) != port.mac,
+                _ => false,
+            };
+            if lies || *code != 0 {
+                return Err(DropReason::SpoofNd);
+            }
+            return advertisement::answer(ctx, port.vni);
+        }
         NEIGHBOUR_SOLICITATION | NEIGHBOUR_ADVERTISEMENT => {}
         _ => return Err(DropReason::SpoofNd),
     }

@@ -45,6 +45,7 @@ impl Rig {
         fill(ebpf, abi::ENDPOINTS.name, &tables.endpoints);
         fill(ebpf, abi::FDB.name, &tables.fdb);
         fill(ebpf, abi::FLOOD.name, &tables.flood);
+        fill(ebpf, abi::ADVERTISEMENTS.name, &tables.advertisements);
         let map = ebpf.map_mut(abi::SOURCE_PREFIXES.name).expect("it exists");
         let mut prefixes = LpmTrie::<&mut MapData, VniPrefix, SourceValue>::try_from(map).expect("a trie");
         for (key, value) in &tables.source_prefixes {

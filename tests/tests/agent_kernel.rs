@@ -1,7 +1,7 @@
 //! The agent's netlink verbs against the real kernel, in network namespaces of our own. Needs root.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     net::IpAddr,
     os::{fd::AsRawFd, unix::fs::MetadataExt},
     process::Command,
@@ -66,6 +66,7 @@ fn port(container: &Container) -> PortLink {
         mtu: 1450,
         addresses: vec!["192.168.10.11/24".parse().expect("valid"), "fd00:10::11/64".parse().expect("valid")],
         gateways: vec!["192.168.10.1".parse().expect("valid"), "fd00:10::1".parse().expect("valid")],
+        router_advertisement: false,
     }
 }
 
@@ -156,6 +157,45 @@ fn a_default_route_that_is_there_stays() {
         let routes = inside.default_routes().await.expect("a look");
         assert_eq!(routes.len(), 1);
         assert_eq!(routes[0].ifindex, inside.link("eth0").await.expect("a look").expect("it exists").index);
+    });
+}
+
+#[test]
+fn the_first_interface_alone_takes_advertised_routes() {
+    on_a_host(|| async {
+        let container = Container::new();
+        let host = Netlink::new().expect("a socket");
+        let netns = Netns::open(&container.path).expect("the container");
+        let setting = |ifname: &str, key: &str| {
+            let path = format!("/proc/sys/net/ipv6/conf/{ifname}/{key}");
+            netns.run(|| fs::read_to_string(path).expect("it exists").trim().to_owned()).expect("entered")
+        };
+        let plain = port(&container);
+        let index = host.create_port(&plain).await.expect("a veth");
+        container_side_up(&plain, index).await.expect("up");
+        assert_eq!(setting("eth0", "accept_ra"), "0");
+        let first = PortLink { router_advertisement: true, ..plain.clone() };
+        container_side_up(&first, index).await.expect("up");
+        assert_eq!(
+            (setting("eth0", "accept_ra"), setting("eth0", "accept_ra_defrtr")),
+            ("2".into(), "1".into())
+        );
+        let second = PortLink {
+            endpoint: "db".to_owned(),
+            host_ifname: "fabcccccccccccc".to_owned(),
+            ifname: "eth1".to_owned(),
+            addresses: vec!["fd00:11::11/64".parse().expect("valid")],
+            gateways: vec!["fd00:11::1".parse().expect("valid")],
+            ..first.clone()
+        };
+        let other = host.create_port(&second).await.expect("a veth");
+        container_side_up(&second, other).await.expect("up");
+        assert_eq!(
+            (setting("eth1", "accept_ra"), setting("eth1", "accept_ra_defrtr")),
+            ("2".into(), "0".into())
+        );
+        container_side_up(&plain, index).await.expect("up");
+        assert_eq!(setting("eth0", "accept_ra"), "2", "it is still to hear the end");
     });
 }
 

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use fabric_common::{
     abi::{MAPS, MapContent, MapKind, MapSpec, program},
     addr::{Addr, Mac},
+    advertisement::AdvertisementValue,
     capture::CapturedDrop,
     counters::{DropKey, Tally},
     endpoint::{EndpointKey, EndpointValue},
@@ -41,6 +42,7 @@ macro_rules! types {
 /// Every shared type, for the documents.
 const TYPES: &[(&str, usize, Fields)] = types![
     Addr,
+    AdvertisementValue,
     CapturedDrop,
     DropEvent,
     DropKey,

@@ -123,17 +123,25 @@ impl Groups {
     }
 
     fn rows<K: Row, V: Row>(&self, map: usize) -> Result<BTreeMap<K, V>, DataplaneError> {
-        let (spec, _) = self.maps[map];
-        let raw = self.raw(map)?;
-        let (mut rows, mut at, mut more) = (BTreeMap::new(), Batch::default(), true);
-        while more {
-            let (entries, rest) =
-                raw.lookup_batch(&mut at, CHUNK).map_err(DataplaneError::map(spec.name, "read it"))?;
-            rows.extend(entries.iter().filter_map(|(key, value)| K::from_row(key).zip(V::from_row(value))));
-            more = rest;
-        }
-        Ok(rows)
+        let (spec, data) = &self.maps[map];
+        read_all(spec, data)
     }
+}
+
+/// Every row of a map, by key.
+pub(super) fn read_all<K: Row, V: Row>(
+    spec: &MapSpec,
+    data: &MapData,
+) -> Result<BTreeMap<K, V>, DataplaneError> {
+    let raw = maps::raw(spec, data)?;
+    let (mut rows, mut at, mut more) = (BTreeMap::new(), Batch::default(), true);
+    while more {
+        let (entries, rest) =
+            raw.lookup_batch(&mut at, CHUNK).map_err(DataplaneError::map(spec.name, "read it"))?;
+        rows.extend(entries.iter().filter_map(|(key, value)| K::from_row(key).zip(V::from_row(value))));
+        more = rest;
+    }
+    Ok(rows)
 }
 
 /// Memberships that nobody has any more.

@@ -18,6 +18,7 @@
 //! 4. [`Dataplane::tables`]: deletes from the last table to the first.
 //! 5. After the first pass without errors, once: [`Dataplane::retire`].
 
+mod advertisements;
 mod attach;
 mod bpffs;
 mod capture;
@@ -52,8 +53,8 @@ use std::{
 use fabric_api::status::Feature;
 use fabric_common::{abi, policy::KIND_RULE};
 
-use self::{attach::Links, bpffs::Directory, features::KernelFeatures, maps::OpenMaps};
 pub use self::{
+    advertisements::{Advertised, Advertisements},
     attach::{Attached, Seated, TcMode, UplinkMode},
     capture::{CaptureSwitch, CapturedDrops},
     cleanup::cleanup,
@@ -69,6 +70,7 @@ pub use self::{
     tables::{Failure, Row, Table, TableSet},
     trace::{Tracer, Walked},
 };
+use self::{attach::Links, bpffs::Directory, features::KernelFeatures, maps::OpenMaps};
 use crate::{
     plan::desired::{Attachment, Tables},
     policy::Change,
@@ -259,6 +261,11 @@ impl Dataplane {
     /// A reader and tidier of memberships in groups, independent of this value.
     pub fn groups(&self) -> Result<Groups, DataplaneError> {
         Groups::open(&self.maps)
+    }
+
+    /// A reader of router advertisements, independent of this value.
+    pub fn advertisements(&self) -> Result<Advertisements, DataplaneError> {
+        Advertisements::open(&self.maps)
     }
 
     /// A reader of drop events. Two readers would share the events between them: open it once. Needs a tokio runtime.

@@ -11,6 +11,7 @@ use aya::maps::MapData;
 use fabric_common::{
     abi::{self, MapKind, MapSpec},
     addr::Addr,
+    advertisement::AdvertisementValue,
     denied::DeniedValue,
     endpoint::{EndpointKey, EndpointValue},
     fdb::{FdbKey, FdbValue},
@@ -358,6 +359,7 @@ table_set! {
         fdb: FDB<FdbKey, FdbValue>,
         routes: ROUTES<PrefixKey, RouteValue>,
         flood: FLOOD<FloodKey, FloodValue>,
+        advertisements: ADVERTISEMENTS<u32, AdvertisementValue>,
     }
 }
 

@@ -67,6 +67,7 @@ impl Door {
             vni: options.vni,
             mtu: options.mtu,
             multicast: options.multicast.unwrap_or(false),
+            router_advertisement: false,
             host_access: options.host_access.unwrap_or(false),
             // As with Docker's own drivers: only `--internal` keeps a network from the world.
             masquerade: options.masquerade.unwrap_or(!options.internal),

@@ -11,7 +11,13 @@
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
-use super::{KernelError, Netlink, explain, link::Link, netns::Netns, sysctl};
+use super::{
+    KernelError, Netlink, explain,
+    link::Link,
+    netns::Netns,
+    route::DefaultRoute,
+    sysctl::{self, Advertisements},
+};
 use crate::{dataplane::ownership::PORT_ALIAS, plan::desired::PortLink};
 
 impl Netlink {
@@ -94,7 +100,17 @@ pub async fn container_side_up(port: &PortLink, host: u32) -> Result<(), KernelE
     if link.mtu != u32::from(port.mtu) {
         inside.set_mtu(link.index, u32::from(port.mtu)).await?;
     }
-    sysctl::container(&netns, &link.name, port.addresses.iter().any(|net| net.addr().is_ipv6()))?;
+    let ipv6 = port.addresses.iter().any(|net| net.addr().is_ipv6());
+    let elsewhere = |route: &DefaultRoute| route.ipv6 && route.ifindex != link.index;
+    let advertisements = if port.router_advertisement {
+        // The first network gives the default routes, by whichever way.
+        Advertisements::Taken { default_route: !inside.default_routes().await?.iter().any(elsewhere) }
+    } else if link.up {
+        Advertisements::Kept
+    } else {
+        Advertisements::Ignored
+    };
+    sysctl::container(&netns, &link.name, ipv6, advertisements)?;
     let present = inside.addresses().await?;
     for net in &port.addresses {
         if !present.iter().any(|address| address.ifindex == link.index && address.net == *net) {
@@ -106,7 +122,9 @@ pub async fn container_side_up(port: &PortLink, host: u32) -> Result<(), KernelE
     }
     let present = inside.default_routes().await?;
     for gateway in &port.gateways {
-        if !present.iter().any(|route| route.ipv6 == gateway.is_ipv6()) {
+        // An advertised route of this interface goes when the network stops advertising; ours stays.
+        let counts = |route: &DefaultRoute| !(route.advertised && route.ifindex == link.index);
+        if !present.iter().any(|route| route.ipv6 == gateway.is_ipv6() && counts(route)) {
             inside.add_default_route(link.index, *gateway, port.mtu).await?;
         }
     }

@@ -20,6 +20,8 @@ pub struct DefaultRoute {
     pub ifindex: u32,
     /// Metric; the lowest wins.
     pub metric: u32,
+    /// Whether it was learned from a router advertisement.
+    pub advertised: bool,
 }
 
 impl Netlink {
@@ -127,5 +129,10 @@ fn default_route(message: &RouteMessage, ipv6: bool) -> Option<DefaultRoute> {
         .find_map(|a| if let RouteAttribute::Priority(metric) = a { Some(*metric) } else { None })
         .unwrap_or(0);
     // A multipath route names its interfaces elsewhere; it still counts as a default route.
-    Some(DefaultRoute { ipv6, ifindex: oif(message).unwrap_or(0), metric })
+    Some(DefaultRoute {
+        ipv6,
+        ifindex: oif(message).unwrap_or(0),
+        metric,
+        advertised: message.header.protocol == RouteProtocol::Ra,
+    })
 }

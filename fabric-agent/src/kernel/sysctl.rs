@@ -14,21 +14,46 @@ pub fn silence(ifname: &str) -> Result<(), KernelError> {
     set("ipv6", ifname, "accept_ra", "0")
 }
 
-/// Settings of the container side of a veth, before it is up. With IPv6 addresses, its link-local address is made of
-/// its MAC, because that is the one that the network knows, and it asks for no router advertisement, because the
-/// fabric sends none. Without, it speaks no IPv6: its packets would all be dropped as spoofed.
+/// What the container side of a veth does with router advertisements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advertisements {
+    /// It asks for none and takes none.
+    Ignored,
+    /// As before: it may have taken some, and takes the last one too, which ends what it learned. No more can come.
+    Kept,
+    /// It takes them, also if it forwards: only the gateway's pass.
+    Taken {
+        /// Whether the default route as well.
+        default_route: bool,
+    },
+}
+
+/// Settings of the container side of a veth. With IPv6 addresses, its link-local address is made of
+/// its MAC, because that is the one that the network knows. Without, it speaks no IPv6: its packets would all be dropped as spoofed.
 ///
 /// # Errors
 /// If the namespace can't be entered or a setting can't be written. A kernel without IPv6 is an error only if the
 /// container needs it.
-pub fn container(netns: &Netns, ifname: &str, ipv6: bool) -> Result<(), KernelError> {
+pub fn container(
+    netns: &Netns,
+    ifname: &str,
+    ipv6: bool,
+    advertisements: Advertisements,
+) -> Result<(), KernelError> {
     netns.run(|| {
         if !ipv6 {
             return set("ipv6", ifname, "disable_ipv6", "1");
         }
         set("ipv6", ifname, "disable_ipv6", "0")?;
         set("ipv6", ifname, "addr_gen_mode", "0")?;
-        set("ipv6", ifname, "accept_ra", "0")
+        match advertisements {
+            Advertisements::Ignored => set("ipv6", ifname, "accept_ra", "0"),
+            Advertisements::Kept => Ok(()),
+            Advertisements::Taken { default_route } => {
+                set("ipv6", ifname, "accept_ra_defrtr", if default_route { "1" } else { "0" })?;
+                set("ipv6", ifname, "accept_ra", "2")
+            }
+        }
     })?
 }
 

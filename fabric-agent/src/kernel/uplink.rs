@@ -131,7 +131,7 @@ mod tests {
     fn the_default_route_decides_before_addresses_do() {
         let links = [link(2, "eth0"), link(3, "eth1")];
         let addresses = [address(2, "192.0.2.1/24"), address(3, "198.51.100.1/24")];
-        let route = DefaultRoute { ipv6: false, ifindex: 3, metric: 0 };
+        let route = DefaultRoute { ipv6: false, ifindex: 3, metric: 0, advertised: false };
         let facts = choose(&links, &addresses, &[route], &[], &[]).unwrap();
         assert_eq!(facts[0].name, "eth1");
         assert_eq!(facts[0].vteps, ["198.51.100.1".parse::<IpAddr>().unwrap()]);

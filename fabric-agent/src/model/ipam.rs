@@ -207,6 +207,7 @@ mod tests {
             routes: Vec::new(),
             multicast: false,
             keep: false,
+            router_advertisement: false,
         }
     }
 

@@ -52,6 +52,8 @@ pub struct Network {
     pub multicast: bool,
     /// Whether answered connections go on that policies admit no more.
     pub keep: bool,
+    /// Whether the gateway sends router advertisements. Only with an IPv6 subnet.
+    pub router_advertisement: bool,
 }
 
 impl Network {
@@ -80,9 +82,15 @@ impl Network {
             masquerade: spec.masquerade,
             multicast: spec.multicast,
             keep: spec.keep,
+            router_advertisement: spec.router_advertisement,
             routes: route::check(&spec.routes)?,
         };
         route::check_in(&checked)?;
+        if checked.router_advertisement && !checked.has_v6() {
+            refuse!(
+                "router advertisements are IPv6 and the network has no IPv6 subnet: add one, or leave out routerAdvertisement"
+            );
+        }
         Ok(checked)
     }
 
@@ -275,6 +283,26 @@ mod tests {
         assert_eq!(net.subnets[0].gateway.to_string(), "10.1.0.254");
         assert_eq!(net.subnets[1].gateway.to_string(), "fd00:1::1");
         assert!(net.has_v6());
+    }
+
+    #[test]
+    fn router_advertisements_need_ipv6() {
+        let advertising = |subnet: &str| {
+            Network::new(&object::Network {
+                api_version: API_VERSION.to_owned(),
+                metadata: object::Metadata { name: "blue".to_owned(), ..Default::default() },
+                spec: object::NetworkSpec {
+                    subnets: vec![subnet.parse().unwrap()],
+                    vni: Some(7),
+                    router_advertisement: true,
+                    ..Default::default()
+                },
+                status: None,
+            })
+        };
+        assert!(advertising("fd00:1::/64").unwrap().router_advertisement);
+        let text = advertising("10.1.0.0/24").expect_err("must be refused").to_string();
+        assert!(text.contains("no IPv6 subnet"), "{text}");
     }
 
     #[test]

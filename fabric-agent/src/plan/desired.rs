@@ -8,6 +8,7 @@ use std::{
 
 use fabric_common::{
     addr::{Addr, Mac},
+    advertisement::AdvertisementValue,
     denied::DeniedValue,
     endpoint::{EndpointKey, EndpointValue},
     fdb::{FdbKey, FdbValue},
@@ -186,6 +187,8 @@ pub struct Tables {
     pub routes: Rows<PrefixKey, RouteValue>,
     /// `flood`.
     pub flood: Rows<FloodKey, FloodValue>,
+    /// `advertisements`.
+    pub advertisements: Rows<u32, AdvertisementValue>,
 }
 
 /// A program at an interface.
@@ -220,6 +223,8 @@ pub struct PortLink {
     pub addresses: Vec<IpNet>,
     /// One a family at most: default routes of the container, where it has none yet.
     pub gateways: Vec<IpAddr>,
+    /// Container side: whether it takes router advertisements.
+    pub router_advertisement: bool,
 }
 
 /// The host's own place in a network: a veth with both sides in the host's namespace.

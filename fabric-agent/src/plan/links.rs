@@ -71,5 +71,6 @@ fn port_link(context: &Context<'_>, endpoint: &Endpoint, network: &Network) -> O
         mtu: context.mtus[&network.name],
         addresses,
         gateways,
+        router_advertisement: network.router_advertisement,
     })
 }

@@ -14,6 +14,7 @@ use crate::{
 };
 
 mod access;
+pub mod advertisement;
 pub mod desired;
 mod endpoints;
 mod flood;
@@ -40,6 +41,7 @@ pub fn plan(cluster: &Cluster, facts: &NodeFacts, settings: &PlanSettings) -> De
     endpoints::compile(&mut context, &mut desired);
     access::compile(&mut context, &mut desired);
     flood::compile(&mut context, &mut desired);
+    advertisement::compile(&mut context, &mut desired);
     sources::compile(&mut context, &mut desired);
     routes::compile(&context, &mut desired);
     links::compile(&mut context, settings, &mut desired);

@@ -92,6 +92,12 @@ pub(super) fn compile(context: &mut Context<'_>, desired: &mut Desired) {
     }
 }
 
+/// The row of one more address of the gateway.
+pub(super) fn add_gateway(context: &Context<'_>, network: &Network, address: IpAddr, desired: &mut Desired) {
+    let mac = ids::gateway_mac(network.vni);
+    Rows { context, network }.add(desired, address, mac, endpoint::FLAG_GATEWAY, (context.local, 0));
+}
+
 /// Gateway of the first subnet of a family; unspecified if there is none.
 fn gateway(network: &Network, v4: bool) -> Addr {
     let subnet = network.subnets.iter().find(|subnet| subnet.gateway.is_ipv4() == v4);

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::model::Dscp;
 
+mod advertisement;
 mod flood;
 mod underlay;
 mod world;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use fabric_common::{
     addr::Addr,
+    advertisement::AdvertisementValue,
     denied::DeniedValue,
     endpoint::{EndpointKey, EndpointValue},
     fdb::{FdbKey, FdbValue},
@@ -197,6 +198,7 @@ row_deltas! {
     fdb: FdbKey => FdbValue,
     routes: PrefixKey => RouteValue,
     flood: FloodKey => FloodValue,
+    advertisements: u32 => AdvertisementValue,
 }
 
 /// Rows that many objects need and that are not written.
@@ -250,6 +252,7 @@ impl RowDeltas {
         let sources = self.sources.tracker.pending_upserts().map(|(key, _)| key);
         networks.extend(sources.filter(elsewhere).map(|key| key.vni));
         networks.extend(self.flood.tracker.pending_upserts().map(|(key, _)| key.vni));
+        networks.extend(self.advertisements.tracker.pending_upserts().map(|(vni, _)| *vni));
         let routes = self.routes.tracker.pending_upserts();
         networks.extend(routes.map(|(key, _)| u32::from_be_bytes(key.prefix.vni)));
         let routers = self.fdb.tracker.pending_upserts().filter(|(_, value)| value.flags != 0);
