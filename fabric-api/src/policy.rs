@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 pub struct PolicyQuestion {
     /// Who starts: an endpoint's name, or an IP address.
     pub from: String,
-    /// Who is asked: an endpoint's name, or an IP address.
+    /// Who is asked: an endpoint's name, an IP address, or a domain name.
     pub to: String,
     /// `tcp`, `udp`, `sctp`, `icmp` or `icmpv6` in any case, or a protocol number as text; `tcp` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]

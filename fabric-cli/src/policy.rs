@@ -36,7 +36,7 @@ pub(crate) enum PolicyCommand {
     Rm(NamedArgs),
     /// Ask the policies whether one may talk to the other, without sending anything
     #[command(
-        after_help = "Example:\n  fabric policy test --from web --to db --proto tcp --port 5432 --explain\n  fabric policy test --from 203.0.113.7 --to web --port 443"
+        after_help = "Example:\n  fabric policy test --from web --to db --proto tcp --port 5432 --explain\n  fabric policy test --from 203.0.113.7 --to web --port 443\n  fabric policy test --from web --to www.example.com --port 443"
     )]
     Test(TestArgs),
     /// Look for what is probably not meant: rules that can't decide, selectors that select nobody
@@ -90,8 +90,8 @@ pub(crate) struct TestArgs {
     /// Who starts: an endpoint or an address
     #[arg(long, value_name = "ENDPOINT|IP")]
     from: String,
-    /// Who is asked: an endpoint or an address
-    #[arg(long, value_name = "ENDPOINT|IP")]
+    /// Who is asked: an endpoint, an address or a domain name
+    #[arg(long, value_name = "ENDPOINT|IP|DOMAIN")]
     to: String,
     /// tcp, udp, sctp, icmp, icmpv6 or a protocol number; tcp if absent
     #[arg(long, value_name = "PROTOCOL")]

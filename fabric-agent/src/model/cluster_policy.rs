@@ -60,8 +60,13 @@ impl ClusterPolicy {
                     ..ClusterEgressPeer::default()
                 })
                 .collect();
-            let place =
-                Place { policy: &name, treatments: &treatments, direction: Direction::Ingress, index: i };
+            let place = Place {
+                policy: &name,
+                tier,
+                treatments: &treatments,
+                direction: Direction::Ingress,
+                index: i,
+            };
             ingress.push(rule_of(
                 &place,
                 rule.name.as_deref(),
@@ -72,8 +77,13 @@ impl ClusterPolicy {
         }
         let mut egress = Vec::new();
         for (i, rule) in spec.egress.iter().flatten().enumerate() {
-            let place =
-                Place { policy: &name, treatments: &treatments, direction: Direction::Egress, index: i };
+            let place = Place {
+                policy: &name,
+                tier,
+                treatments: &treatments,
+                direction: Direction::Egress,
+                index: i,
+            };
             egress.push(rule_of(
                 &place,
                 rule.name.as_deref(),
@@ -99,6 +109,7 @@ fn few(count: usize, what: &str) -> Result<(), ModelError> {
 struct Place<'a> {
     policy: &'a str,
     treatments: &'a Treatments,
+    tier: Tier,
     direction: Direction,
     index: usize,
 }
@@ -128,13 +139,28 @@ fn rule_of(
 ) -> Result<Rule, ModelError> {
     let direction = place.direction();
     at(&format!("spec.{direction}[{}]", place.index), {
-        checked(place.peers(), name, action, peers, protocols).map(|(verdict, peers, ports)| {
+        checked(place.peers(), name, action, peers, protocols).and_then(|(verdict, peers, ports)| {
+            if peers.iter().any(|peer| matches!(peer, Peer::Name(_))) {
+                may_name(place.tier, verdict)?;
+            }
             let own = name.filter(|n| !n.is_empty()).map_or_else(|| place.index.to_string(), str::to_owned);
             let name = format!("ClusterNetworkPolicy/{}/{direction}/{own}", place.policy);
             let treatment = place.treatments.rule(&format!("{direction}/{own}"));
-            Rule { name, verdict, peers, ports, treatment }
+            Ok(Rule { name, verdict, peers, ports, treatment })
         })
     })
+}
+
+/// Not all addresses of a name are known, so that a rule that denies them would not; and what a rule of the Baseline tier says
+/// of names no NetworkPolicy could say instead (NPEP-133).
+fn may_name(tier: Tier, verdict: Verdict) -> Result<(), ModelError> {
+    if verdict != Verdict::Accept {
+        refuse!("domainNames is for Accept rules only: not every address of a name is known");
+    }
+    if tier != Tier::Admin {
+        refuse!("domainNames is for the tier Admin only");
+    }
+    Ok(())
 }
 
 fn checked(
@@ -169,10 +195,10 @@ fn checked(
     for (i, protocol) in protocols.iter().enumerate() {
         ports.extend(at(&format!("protocols[{i}]"), ports_of(protocol))?);
     }
-    let nameless = |peer: &Peer| matches!(peer, Peer::Cidr(..) | Peer::Nodes(_));
+    let nameless = |peer: &Peer| matches!(peer, Peer::Cidr(..) | Peer::Nodes(_) | Peer::Name(_));
     if ports.iter().any(|p| matches!(p, Ports::Named(..))) && whom.iter().any(nameless) {
         refuse!(
-            "destinationNamedPort is there with networks or nodes, which have no named ports: give numbers"
+            "destinationNamedPort is there with networks, nodes or domainNames, which have no named ports: give numbers"
         );
     }
     if ports.is_empty() {
@@ -202,23 +228,31 @@ fn endpoints(
 }
 
 fn peers_of(peer: &ClusterEgressPeer) -> Result<Vec<Peer>, ModelError> {
-    if peer.domain_names.is_some() {
-        refuse!("domainNames is not supported yet: give networks");
-    }
     let selected = endpoints(peer.namespaces.as_ref(), peer.pods.as_ref())?;
-    match (selected, &peer.nodes, &peer.networks) {
-        (Some((namespaces, pods)), None, None) => Ok(vec![Peer::Endpoints(namespaces, pods)]),
-        (None, Some(nodes), None) => Ok(vec![Peer::Nodes(at("nodes", selector::selector(nodes))?)]),
-        (None, None, Some(networks)) => {
+    match (selected, &peer.nodes, &peer.networks, &peer.domain_names) {
+        (Some((namespaces, pods)), None, None, None) => Ok(vec![Peer::Endpoints(namespaces, pods)]),
+        (None, Some(nodes), None, None) => Ok(vec![Peer::Nodes(at("nodes", selector::selector(nodes))?)]),
+        (None, None, Some(networks), None) => {
             if networks.is_empty() {
                 refuse!("networks is empty: list at least one prefix");
             }
             at("networks", few(networks.len(), "prefixes"))?;
             Ok(networks.iter().map(|net| Peer::Cidr(net.trunc(), Vec::new())).collect())
         }
-        (None, None, None) => refuse!("it selects nobody: give namespaces, pods, nodes or networks"),
+        (None, None, None, Some(names)) => at("domainNames", names_of(names)),
+        (None, None, None, None) => {
+            refuse!("it selects nobody: give namespaces, pods, nodes, networks or domainNames")
+        }
         _ => refuse!("it selects in several ways: give one, and write a peer for each of the others"),
     }
+}
+
+fn names_of(names: &[String]) -> Result<Vec<Peer>, ModelError> {
+    if names.is_empty() {
+        refuse!("it is empty: list at least one name");
+    }
+    few(names.len(), "names")?;
+    names.iter().map(|name| Ok(Peer::Name(name.parse()?))).collect()
 }
 
 fn ports_of(entry: &ClusterProtocol) -> Result<Vec<Ports>, ModelError> {
@@ -305,10 +339,40 @@ mod tests {
     }
 
     #[test]
+    fn names_are_for_what_is_accepted_at_egress_in_the_admin_tier() {
+        let names = json!(["*.Example.com", "example.org."]);
+        let rule = |action: &str| json!({"action": action, "to": [{"domainNames": names}]});
+        let found = egress(rule("Accept")).unwrap();
+        let name = |text: &str| Peer::Name(text.parse().unwrap());
+        assert_eq!(found.peers, [name("*.example.com"), name("example.org")]);
+        for action in ["Deny", "Pass"] {
+            let text = egress(rule(action)).unwrap_err();
+            assert!(text.starts_with("spec.egress[0]: domainNames is for Accept rules only"), "{text}");
+        }
+        let baseline = policy(|spec| {
+            spec["tier"] = json!("Baseline");
+            spec["egress"] = json!([rule("Accept")]);
+        });
+        assert_eq!(baseline.unwrap_err(), "spec.egress[0]: domainNames is for the tier Admin only");
+        let to = |peer: Value| egress(json!({"action": "Accept", "to": [peer]})).unwrap_err();
+        assert!(to(json!({"domainNames": []})).contains("domainNames: it is empty"));
+        let text = to(json!({"domainNames": ["a.*.com"]}));
+        assert!(text.starts_with("spec.egress[0]: to[0]: domainNames: \"a.*.com\""), "{text}");
+        assert!(to(json!({"domainNames": vec!["a.example"; 101]})).contains("101 names are too many"));
+        assert!(
+            to(json!({"domainNames": ["a.example"], "networks": ["10.0.0.0/8"]})).contains("several ways")
+        );
+        let named = json!({"action": "Accept", "to": [{"domainNames": ["a.example"]}],
+            "protocols": [{"destinationNamedPort": "sql"}]});
+        assert!(egress(named).unwrap_err().contains("no named ports"));
+        // The field is not there at ingress, nor in a NetworkPolicy.
+        let from = json!({"action": "Accept", "from": [{"domainNames": ["a.example"]}]});
+        assert!(serde_json::from_value::<object::ClusterIngressRule>(from).is_err());
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let to = |peer: Value| egress(json!({"action": "Accept", "to": [peer]})).unwrap_err();
-        let text = to(json!({"domainNames": ["example.org"]}));
-        assert_eq!(text, "spec.egress[0]: to[0]: domainNames is not supported yet: give networks");
         assert!(to(json!({})).contains("selects nobody"));
         assert!(to(json!({"nodes": {}, "networks": ["10.0.0.0/8"]})).contains("several ways"));
         assert!(to(json!({"networks": []})).contains("networks is empty"));

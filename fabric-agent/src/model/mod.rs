@@ -4,6 +4,7 @@
 pub mod cluster;
 mod cluster_policy;
 pub mod deny_set;
+mod domain_name;
 pub mod dscp;
 pub mod endpoint;
 pub mod error;
@@ -22,6 +23,7 @@ mod treatment;
 
 pub use cluster::{Cluster, ProblemKey};
 pub use deny_set::DenySet;
+pub use domain_name::DomainName;
 pub use dscp::Dscp;
 pub use endpoint::{Endpoint, Presence};
 pub use error::ModelError;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
+use super::domain_name::DomainName;
 pub use super::treatment::Treatment;
 
 /// Labels of an endpoint, a namespace or a node.
@@ -70,6 +71,8 @@ pub enum Peer {
     Cidr(IpNet, Vec<IpNet>),
     /// The addresses of nodes in the fabric's networks, by the labels of the Node objects.
     Nodes(Selector),
+    /// Addresses of the world that the endpoint was told by a DNS server for such a name. Only in `Accept` rules of egress.
+    Name(DomainName),
 }
 
 /// Ports that a rule is about.

@@ -2,7 +2,7 @@
 
 use fabric_api::policy::PolicyCandidate;
 
-use crate::model::policy::{Ports, Rule, Verdict};
+use crate::model::policy::{Peer, Ports, Rule, Verdict};
 
 use super::{
     effective::{Effective, resolved},
@@ -75,13 +75,21 @@ fn first<'a>(rules: &'a [Rule], asked: Asked<'_>, said: &mut Said) -> Option<&'a
             rule: rule.name.clone(),
             verdict: word(rule.verdict).to_owned(),
             matches: why.is_none(),
-            why: why.unwrap_or("peer and port match").to_owned(),
+            why: why.map_or_else(|| matched(rule, asked), str::to_owned),
         });
         if why.is_none() {
             return Some(rule);
         }
     }
     None
+}
+
+/// Why a rule matches: by which name, if it is one.
+fn matched(rule: &Rule, asked: Asked<'_>) -> String {
+    match rule.peers.iter().find(|peer| asked.other.is(peer)) {
+        Some(Peer::Name(name)) => format!("domain name {name} and port match"),
+        _ => "peer and port match".to_owned(),
+    }
 }
 
 fn word(verdict: Verdict) -> &'static str {

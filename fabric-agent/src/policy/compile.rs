@@ -141,7 +141,7 @@ fn number(numbers: &mut Numbers, known: &mut BTreeMap<Identity, u32>, content: &
     let flag = match content {
         Identity::Anyone => return IDENTITY_ANYONE,
         Identity::Node { .. } => IDENTITY_NODE,
-        Identity::Endpoint { .. } | Identity::Blocks(_) => 0,
+        Identity::Endpoint { .. } | Identity::Blocks(_) | Identity::Named { .. } => 0,
     };
     let number = numbers.number(KIND_IDENTITY, digest(content), !IDENTITY_NODE, flag);
     known.insert(content.clone(), number);

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use fabric_api::policy::{PolicyAnswer, PolicyQuestion, PolicySide};
 
-use crate::model::{Cluster, Endpoint, Network, error::ModelError, policy::Direction};
+use crate::model::{Cluster, DomainName, Endpoint, Network, error::ModelError, policy::Direction};
 
 use super::{
     candidates::{Asked, ask},
@@ -19,6 +19,8 @@ const WITH_PORTS: [u8; 3] = [6, 17, 132];
 enum Party<'a> {
     Endpoint(&'a Endpoint),
     Address(IpAddr),
+    /// A host of the world, in lower case.
+    Name(String),
 }
 
 /// What the policies of both sides say. `node` is the node that asks: networks' gateways are there.
@@ -38,6 +40,9 @@ pub fn decide(cluster: &Cluster, node: &str, question: &PolicyQuestion) -> Resul
     };
     let (from, to) = (party(cluster, &question.from), party(cluster, &question.to));
     let network = network(cluster, question.network.as_deref(), [&from, &to])?;
+    if matches!(from, Some(Party::Name(_))) {
+        return refused(format!("{} can't be who starts: a domain name is for who is asked", question.from));
+    }
     let from = place(cluster, network, from, &question.from)?;
     let to = place(cluster, network, to, &question.to)?;
     let egress = side(cluster, node, network, (&from, &to), Direction::Egress, (protocol, port));
@@ -65,7 +70,8 @@ fn protocol(text: &str) -> Result<u8, ModelError> {
 
 fn party<'a>(cluster: &'a Cluster, text: &str) -> Option<Party<'a>> {
     let endpoint = cluster.endpoints.get(text).map(Party::Endpoint);
-    endpoint.or_else(|| text.parse().ok().map(Party::Address))
+    let name = || Some(Party::Name(text.parse::<DomainName>().ok()?.exact()?.to_owned()));
+    endpoint.or_else(|| text.parse().ok().map(Party::Address)).or_else(name)
 }
 
 /// The network that addresses are in.
@@ -82,7 +88,7 @@ fn network<'a>(
     }
     Ok(parties.into_iter().find_map(|party| match party {
         Some(Party::Endpoint(endpoint)) => cluster.networks.get(&endpoint.network),
-        Some(Party::Address(_)) | None => None,
+        Some(Party::Address(_) | Party::Name(_)) | None => None,
     }))
 }
 
@@ -94,7 +100,9 @@ fn place<'a>(
     text: &str,
 ) -> Result<Party<'a>, ModelError> {
     let Some(party) = party else {
-        return refused(format!("{text} is neither an endpoint nor an address: name one of the two"));
+        return refused(format!(
+            "{text} is neither an endpoint nor an address or a domain name: name one of them"
+        ));
     };
     let Party::Address(address) = party else { return Ok(party) };
     let Some(network) = network else {
@@ -119,6 +127,10 @@ fn side(
     let other = match other {
         Party::Endpoint(endpoint) => Identity::of_endpoint(cluster, endpoint),
         Party::Address(address) => of_address(cluster, node, network, *address),
+        Party::Name(name) => {
+            let names = policy.names().into_iter().filter(|rule| rule.matches(name));
+            Identity::of_name(&blocks(cluster), names.cloned().collect())
+        }
     };
     let (side, asked) = (policy.direction(direction), Asked { other: &other, protocol, port });
     let said = ask(&side.enforced, asked);
@@ -150,4 +162,55 @@ fn of_address(cluster: &Cluster, node: &str, network: Option<&Network>, address:
         }
     }
     Identity::of_address(address, &blocks(cluster))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WORLD: &str = r#"[
+        {"kind": "Network", "metadata": {"name": "blue"}, "spec": {"vni": 100, "subnets": ["10.0.0.0/24"]}},
+        {"kind": "Endpoint", "metadata": {"name": "web"}, "spec": {"network": "blue", "node": "n1", "addresses": ["10.0.0.2"]}},
+        {"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy", "metadata": {"name": "names"},
+         "spec": {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}, "egress": [
+            {"name": "known", "action": "Accept", "to": [{"domainNames": ["*.example.com", "example.org"]}],
+             "protocols": [{"tcp": {"destinationPort": {"number": 443}}}]},
+            {"name": "rest", "action": "Deny", "to": [{"networks": ["0.0.0.0/0", "::/0"]}]}]}}]"#;
+
+    fn ask(to: &str, port: u16) -> Result<PolicySide, String> {
+        let objects: Vec<serde_json::Value> = serde_json::from_str(WORLD).expect("JSON");
+        let objects: Vec<_> =
+            objects.into_iter().map(|o| fabric_api::parse::object(o).expect("an object")).collect();
+        let cluster = Cluster::from_objects(&objects);
+        assert!(cluster.problems.is_empty(), "{:?}", cluster.problems);
+        let question = PolicyQuestion {
+            from: "web".to_owned(),
+            to: to.to_owned(),
+            port: Some(port),
+            ..PolicyQuestion::default()
+        };
+        let answer = decide(&cluster, "n1", &question).map_err(|error| error.0)?;
+        Ok(answer.egress.expect("the sender is an endpoint"))
+    }
+
+    #[test]
+    fn a_name_is_asked_about_like_its_addresses() {
+        let known = "ClusterNetworkPolicy/names/egress/known";
+        for name in ["www.example.com", "a.b.example.com", "EXAMPLE.org."] {
+            let side = ask(name, 443).unwrap();
+            assert_eq!((side.verdict.as_str(), side.rule.as_deref()), ("accept", Some(known)), "{name}");
+        }
+        let said = ask("www.example.com", 443).unwrap().candidates;
+        assert_eq!(said[0].why, "domain name *.example.com and port match");
+        for (name, port) in [("example.com", 443), ("www.example.org", 443), ("www.example.com", 80)] {
+            let side = ask(name, port).unwrap();
+            let rule = side.rule.as_deref();
+            assert_eq!(
+                (side.verdict.as_str(), rule),
+                ("deny", Some("ClusterNetworkPolicy/names/egress/rest")),
+                "{name}"
+            );
+        }
+        assert!(ask("*.example.com", 443).unwrap_err().contains("neither an endpoint nor an address"));
+    }
 }

@@ -1,8 +1,10 @@
 //! The rules that apply to an endpoint, in the order in which they are asked.
 
+use std::collections::BTreeSet;
+
 use crate::model::{
-    Cluster, ClusterPolicy,
-    policy::{Direction, Ports, Rule, Tier, Treatment},
+    Cluster, ClusterPolicy, DomainName,
+    policy::{Direction, Peer, Ports, Rule, Tier, Treatment},
 };
 
 use super::identity::{Identity, in_namespace};
@@ -85,6 +87,12 @@ impl Policy {
     /// Whether nothing applies in either direction.
     pub(super) fn is_empty(&self) -> bool {
         self.ingress.is_empty() && self.egress.is_empty()
+    }
+
+    /// The names of peers in its rules, also of those that are only tried out.
+    pub(super) fn names(&self) -> BTreeSet<&DomainName> {
+        let peers = self.egress.all().admin.iter().flat_map(|rule| &rule.peers);
+        peers.filter_map(|peer| if let Peer::Name(name) = peer { Some(name) } else { None }).collect()
     }
 
     /// One direction of it.

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use crate::{
     model::{
-        Cluster, Endpoint, Labels,
+        Cluster, DomainName, Endpoint, Labels,
         policy::{Namespaces, Peer},
     },
     plan::desired::AddrPrefix,
@@ -47,6 +47,13 @@ pub enum Identity {
     },
     /// Addresses in exactly these of the blocks that rules name.
     Blocks(BTreeSet<Block>),
+    /// Addresses that an endpoint was told for a name.
+    Named {
+        /// The blocks that they are in.
+        blocks: BTreeSet<Block>,
+        /// The names in rules that stand for their names.
+        names: BTreeSet<DomainName>,
+    },
 }
 
 impl Identity {
@@ -73,6 +80,22 @@ impl Identity {
         Self::in_blocks(blocks.iter().filter(|block| contains(block, &IpNet::from(address))))
     }
 
+    /// Of an address that no endpoint and no node has, for an endpoint that was told it for a name which `names` stand for.
+    pub fn of_named(address: IpAddr, blocks: &BTreeSet<Block>, names: BTreeSet<DomainName>) -> Self {
+        let around = blocks.iter().filter(|block| contains(block, &IpNet::from(address)));
+        if names.is_empty() {
+            Self::in_blocks(around)
+        } else {
+            Self::Named { blocks: around.cloned().collect(), names }
+        }
+    }
+
+    /// Of some address that is not known, with a name which `names` stand for. It is in the blocks that every address is in.
+    pub(super) fn of_name(blocks: &BTreeSet<Block>, names: BTreeSet<DomainName>) -> Self {
+        let blocks = blocks.iter().filter(|(net, except)| net.prefix_len() == 0 && except.is_empty());
+        Self::Named { blocks: blocks.cloned().collect(), names }
+    }
+
     fn in_blocks<'a>(blocks: impl Iterator<Item = &'a Block>) -> Self {
         let blocks: BTreeSet<Block> = blocks.cloned().collect();
         if blocks.is_empty() { Self::Anyone } else { Self::Blocks(blocks) }
@@ -87,7 +110,10 @@ impl Identity {
                 Self::Endpoint { namespace, namespace_labels, labels, .. },
             ) => in_namespace(namespaces, namespace, namespace_labels) && selector.matches(labels),
             (Peer::Nodes(selector), Self::Node { labels, .. }) => selector.matches(labels),
-            (Peer::Cidr(net, except), Self::Blocks(blocks)) => blocks.contains(&block(net, except)),
+            (Peer::Cidr(net, except), Self::Blocks(blocks) | Self::Named { blocks, .. }) => {
+                blocks.contains(&block(net, except))
+            }
+            (Peer::Name(name), Self::Named { names, .. }) => names.contains(name),
             _ => false,
         }
     }
@@ -96,7 +122,7 @@ impl Identity {
     pub(super) fn named_port(&self, protocol: u8, name: &str) -> Option<u16> {
         match self {
             Self::Endpoint { ports, .. } => ports.get(&(name.to_owned(), protocol)).copied(),
-            Self::Anyone | Self::Node { .. } | Self::Blocks(_) => None,
+            Self::Anyone | Self::Node { .. } | Self::Blocks(_) | Self::Named { .. } => None,
         }
     }
 }
@@ -140,7 +166,7 @@ pub(super) fn blocks(cluster: &Cluster) -> BTreeSet<Block> {
     peers
         .filter_map(|peer| match peer {
             Peer::Cidr(net, except) => Some(block(net, except)),
-            Peer::Anyone | Peer::Endpoints(..) | Peer::Nodes(_) => None,
+            Peer::Anyone | Peer::Endpoints(..) | Peer::Nodes(_) | Peer::Name(_) => None,
         })
         .collect()
 }

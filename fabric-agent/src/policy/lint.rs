@@ -65,7 +65,7 @@ impl Lint<'_> {
     fn rules(&mut self, policy: &str, rules: &[Rule]) {
         for (at, rule) in rules.iter().enumerate() {
             let somebody = |peer: &Peer| match peer {
-                Peer::Anyone | Peer::Cidr(..) => true,
+                Peer::Anyone | Peer::Cidr(..) | Peer::Name(_) => true,
                 Peer::Endpoints(..) | Peer::Nodes(_) => self.identities.iter().any(|i| i.is(peer)),
             };
             if !rule.peers.iter().any(somebody) {

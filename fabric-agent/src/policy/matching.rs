@@ -1,9 +1,12 @@
 //! Which rules may match whom, found from the rules' side: no rule is held against an identity that has nothing of what it asks
 //! for. With as many rules as identities everything else takes the product of the two.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::model::policy::{Namespaces, Peer, Ports, Requirement, Rule, Selector};
+use crate::model::{
+    DomainName,
+    policy::{Namespaces, Peer, Ports, Requirement, Rule, Selector},
+};
 
 use super::{
     effective::Effective,
@@ -20,6 +23,7 @@ pub(super) struct Index<'a> {
     namespace_labels: HashMap<(&'a str, &'a str), Vec<usize>>,
     labels: HashMap<(&'a str, &'a str), Vec<usize>>,
     blocks: HashMap<&'a Block, Vec<usize>>,
+    names: HashMap<&'a DomainName, Vec<usize>>,
 }
 
 impl<'a> Index<'a> {
@@ -41,14 +45,22 @@ impl<'a> Index<'a> {
                     }
                 }
                 Identity::Node { .. } => index.nodes.push(at),
-                Identity::Blocks(blocks) => {
-                    for block in blocks {
-                        index.blocks.entry(block).or_default().push(at);
+                Identity::Blocks(blocks) => index.add_blocks(blocks, at),
+                Identity::Named { blocks, names } => {
+                    index.add_blocks(blocks, at);
+                    for name in names {
+                        index.names.entry(name).or_default().push(at);
                     }
                 }
             }
         }
         index
+    }
+
+    fn add_blocks(&mut self, blocks: &'a BTreeSet<Block>, at: usize) {
+        for block in blocks {
+            self.blocks.entry(block).or_default().push(at);
+        }
     }
 
     /// The identities, in the order in which they were given.
@@ -61,6 +73,7 @@ impl<'a> Index<'a> {
         let lists: Vec<&Vec<usize>> = match peer {
             Peer::Anyone => Vec::new(),
             Peer::Cidr(net, except) => self.blocks.get(&block(net, except)).into_iter().collect(),
+            Peer::Name(name) => self.names.get(name).into_iter().collect(),
             Peer::Nodes(_) => vec![&self.nodes],
             Peer::Endpoints(namespaces, selector) => self.endpoints(namespaces, selector),
         };
@@ -173,8 +186,6 @@ impl<'a> Matching<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
     use proptest::prelude::*;
 
     use super::*;
@@ -206,6 +217,16 @@ mod tests {
         format!("10.{number}.0.0/16").parse().expect("a prefix")
     }
 
+    fn domain(number: u8) -> DomainName {
+        let text = ["example.com", "*.example.com", "www.example.com"][usize::from(number)];
+        text.parse().expect("a name")
+    }
+
+    fn blocks() -> impl Strategy<Value = BTreeSet<Block>> {
+        let numbers = prop::collection::btree_set(0..3u8, 0..3);
+        numbers.prop_map(|numbers| numbers.into_iter().map(|number| (net(number), Vec::new())).collect())
+    }
+
     fn peer() -> impl Strategy<Value = Peer> {
         let namespaces = prop_oneof![
             (0..2u8).prop_map(|number| Namespaces::Named(format!("n{number}"))),
@@ -215,6 +236,7 @@ mod tests {
             1 => Just(Peer::Anyone),
             6 => (namespaces, selector()).prop_map(|(namespaces, pods)| Peer::Endpoints(namespaces, pods)),
             2 => (0..3u8).prop_map(|number| Peer::Cidr(net(number), Vec::new())),
+            2 => (0..3u8).prop_map(|number| Peer::Name(domain(number))),
             1 => selector().prop_map(Peer::Nodes),
         ]
     }
@@ -254,8 +276,9 @@ mod tests {
                 Identity::Endpoint { namespace: format!("n{namespace}"), namespace_labels, labels, ports }
             }),
             1 => ((0..2u8), labels()).prop_map(|(n, labels)| Identity::Node { name: format!("h{n}"), labels }),
-            2 => prop::collection::btree_set(0..3u8, 1..3).prop_map(|numbers| {
-                Identity::Blocks(numbers.into_iter().map(|number| (net(number), Vec::new())).collect())
+            2 => blocks().prop_filter("of anyone", |blocks| !blocks.is_empty()).prop_map(Identity::Blocks),
+            2 => (blocks(), prop::collection::btree_set(0..3u8, 1..3)).prop_map(|(blocks, names)| {
+                Identity::Named { blocks, names: names.into_iter().map(domain).collect() }
             }),
         ]
     }

@@ -132,7 +132,8 @@ pub struct ClusterEgressPeer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<String>>)]
     pub networks: Option<Vec<IpNet>>,
-    /// Refused: not supported yet.
+    /// Addresses of the world by the names that the endpoint asked a DNS server for, 1 to 100: `www.example.com`, or
+    /// `*.example.com` for all names below. Only in `Accept` rules of the tier `Admin`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain_names: Option<Vec<String>>,
 }

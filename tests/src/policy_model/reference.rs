@@ -131,6 +131,8 @@ impl Case<'_> {
                 self.in_namespace(namespaces, &endpoint.namespace) && selected(selector, &endpoint.labels)
             }),
             Peer::Nodes(selector) => node.is_some_and(|(_, labels, _)| selected(selector, labels)),
+            // Packets of the model have addresses, and nobody asks a DNS server.
+            Peer::Name(_) => false,
             Peer::Cidr(net, except) => {
                 let outside = endpoint.is_none() && node.is_none();
                 outside && inside(net, self.other) && !except.iter().any(|net| inside(net, self.other))
