@@ -14,6 +14,7 @@ pub mod docker;
 pub mod kernel;
 pub mod manifests;
 pub mod model;
+pub mod names;
 pub mod observe;
 pub mod plan;
 pub mod policy;

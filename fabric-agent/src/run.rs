@@ -9,9 +9,10 @@ use fabric_agent::{
     config::{self, Config, StoreAddress},
     dataplane::{self, CapturedDrops, Dataplane, Events, Logger, Options, TcMode, UplinkMode},
     docker,
-    kernel::{Netlink, watch::Watch},
+    kernel::{Netlink, inject::Injector, watch::Watch},
     manifests::Manifests,
     model::Guard,
+    names::watch::Watcher,
     observe::{
         capture::Captures,
         events::{self, EventHub},
@@ -99,6 +100,8 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
     let drops = dataplane.events()?;
     let tracer = dataplane.tracer()?;
     let (switch, dropped) = dataplane.captures()?;
+    let names = dataplane.names()?;
+    let injector = Injector::open()?;
     let inspector = dataplane.inspector()?;
     let features = dataplane.features(&[]);
 
@@ -125,6 +128,9 @@ pub(crate) async fn run(config: Config, log: RecentLog) -> anyhow::Result<()> {
         ServiceSettings { node: config.node.clone(), slots: config.slots(), blocks: store.shared() },
     );
     let hub = EventHub::new(EVENT_BACKLOG);
+    // Before the first pass, which would take away what nobody knows.
+    let watcher = Watcher::new(names, flows.clone(), injector, handle.clone());
+    tokio::spawn(watch_names(watcher));
     let mut reconciling = tokio::spawn(reconciler.run(changed, halted));
     tokio::spawn(pump(drops, hub.clone()));
     let captures = Captures::new(switch, hub.clone());
@@ -324,6 +330,13 @@ async fn log_programs(logger: Logger) {
 async fn pump(drops: Events, hub: EventHub) {
     let error = events::pump(drops, hub).await;
     tracing::warn!("drop events can't be read any more: {error}; counters stay exact");
+}
+
+async fn watch_names(watcher: Watcher) {
+    let error = watcher.run().await;
+    tracing::warn!(
+        "DNS packets can't be read any more: {error}; policies learn no more addresses of domain names"
+    );
 }
 
 async fn pump_captured(dropped: CapturedDrops, captures: Captures) {

@@ -172,11 +172,27 @@ pub struct EndpointStatus {
     /// Joins that found no room: an endpoint may have 64 groups at a time.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub groups_refused: u32,
+    /// What it was told for the domain names in its policies, if local.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<ToldName>,
     /// How far it is.
     pub state: State,
     /// What is wrong, if anything.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
+}
+
+/// An address that an endpoint was told by a DNS server, for a name that its policies name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ToldName {
+    /// The name, in lower case.
+    pub name: String,
+    /// The address.
+    #[schema(value_type = String)]
+    pub address: IpAddr,
+    /// Seconds for which it is still known by the name, if it is not told again.
+    pub seconds: u64,
 }
 
 /// Counters of a local endpoint; directions are seen from the container, bytes include the Ethernet header.

@@ -164,6 +164,12 @@ const COLUMNS: &[Column<Endpoint>] = &[
             endpoint.spec.ports.iter().map(|port| format!("{}={}/{}", port.name, port.port, port.protocol));
         ports.collect::<Vec<_>>().join(",")
     }),
+    Column::wide("NAMES", |endpoint| {
+        status(endpoint, |status| {
+            let told = status.names.iter().map(|t| format!("{}={} ({} s)", t.name, t.address, t.seconds));
+            told.collect::<Vec<_>>().join(", ")
+        })
+    }),
     Column::wide("GENERATION", |endpoint| endpoint.spec.generation.to_string()),
     Column::wide("MOVE", |endpoint| {
         let movement = endpoint.spec.movement.as_ref();

@@ -13,6 +13,7 @@ use crate::{
     flow::{FlowKey, FlowValue, FragmentKey, FragmentValue},
     layout::{FNV_BASIS, Fields, Layout, fnv},
     membership::{GroupCount, GroupKey, GroupValue},
+    names::{DnsPacket, NameKey, NameValue, NamedKey},
     nat::{NatKey, NatValue},
     network::{MemberKey, MemberValue, NetworkValue},
     node::{NodeValue, VtepValue},
@@ -122,6 +123,7 @@ maps! {
     POLICIES: "policies" Hash<PolicyKey, PolicyValue> Desired, 131072, true, "Verdicts by policy, direction and identity of the other side.";
     CIDRS: "cidrs" LpmTrie<Addr, u32> Desired, 16384, true, "Identities of addresses that rules name by prefix; looked at only where no endpoint has the address.";
     DENIED: "denied" LpmTrie<Addr, DeniedValue> Desired, 131072, true, "Source prefixes that are dropped at the uplinks, and addresses in them that are not.";
+    NAMED: "named" Hash<NamedKey, u32> Desired, 65536, true, "Identities of addresses of the world that one endpoint was told for a domain name of its policy.";
     SOURCES: "sources" Hash<EndpointKey, SourceValue> Desired, 131072, true, "Source records of single addresses: which nodes may send them.";
     SOURCE_PREFIXES: "source_prefixes" LpmTrie<VniPrefix, SourceValue> Desired, 4096, true, "Source records by prefix, for foreign VTEPs; looked at only where `sources` has no record.";
     PORTS: "ports" Hash<u32, PortValue> Desired, 4096, true, "Host sides of the containers' veths, by interface index.";
@@ -147,6 +149,9 @@ maps! {
     NEW_NAT: "new_nat" LruHash<NatKey, NatValue> Kernel, 32768, true, "Address translation: flows with the world that nobody has answered yet, two rows each.";
     NAT_ROOM: "nat_room" PerCpuArray<u32, [u64; 32]> Transient, 1, false, "Room to put a translation together, per CPU.";
     QUESTION: "question" PerCpuArray<u32, [u64; 35]> Transient, 1, false, "Room to put together what policies are asked, per CPU.";
+    NAMES: "names" Hash<NameKey, NameValue> Kernel, 65536, true, "Which names an endpoint's addresses were told for, and until when. The agent's alone, for the next one.";
+    DNS: "dns" RingBuf<u32, DnsPacket> Transient, 1 << 20, true, "DNS queries of endpoints whose policies have domain names, and the answers, which the agent delivers.";
+    DNS_WATCH: "dns_watch" PerCpuArray<u32, u64> Transient, 2, false, "Per CPU: 0 is the time since boot (ns) up to which an agent reads `dns`, 1 counts packets that found no room.";
     EVENTS: "events" RingBuf<u32, DropEvent> Transient, 1 << 20, true, "Sampled drop events.";
     CAPTURE: "capture" PerCpuArray<u32, u64> Transient, 2, false, "While somebody captures, per CPU: 0 is the time since boot (ns) up to which dropped packets are copied, 1 counts those that found no room.";
     CAPTURED: "captured" RingBuf<u32, CapturedDrop> Transient, 1 << 20, true, "Dropped packets, while somebody captures.";

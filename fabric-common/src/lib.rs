@@ -28,6 +28,7 @@ pub mod flood;
 pub mod flow;
 pub mod layout;
 pub mod membership;
+pub mod names;
 pub mod nat;
 pub mod network;
 pub mod node;

@@ -10,6 +10,10 @@ use crate::shared;
 /// The policy of an endpoint to which none applies: everything is admitted, nothing is tracked.
 pub const NO_POLICY: u32 = 0;
 
+/// Set in the numbers of policies that name domain names: their endpoints' DNS messages are looked at, and `named` says whose some
+/// addresses of the world are.
+pub const POLICY_NAMES: u32 = 1 << 31;
+
 /// Direction of a question: what the endpoint sends.
 pub const EGRESS: u32 = 1;
 /// Direction of a question: what the endpoint receives.

@@ -202,6 +202,8 @@ numbered! {
         OuterPadding = 19 "outer_padding",
         /// Left to the stack: a tunnel packet that a policy rejects, which is dropped and answered behind the `vxlan` device.
         RejectStack = 22 "reject_stack",
+        /// A DNS answer, handed to the agent, which reads it for a policy with domain names and then delivers it.
+        Held = 23 "held",
         /// Broadcast or multicast, of which every receiver got a copy.
         Replicated = 24 "replicated",
         /// A copy of a replicated frame, delivered on this node. Counted beside the frame's own outcome.

@@ -11,6 +11,7 @@ use crate::{
     conntrack::{self, Sides},
     endpoint, fdb,
     inner::destination,
+    names,
     outcome::{Outcome, Trace, Verdict, pack, unpack},
     packet::{Frame, header, mac},
     port,
@@ -68,6 +69,7 @@ fn handle_inner(ctx: &TcContext, trace: &Trace) -> Outcome {
         to_host: false,
     };
     conntrack::judge(ctx, trace, sides)?;
+    names::query(ctx, trace);
     port::count_egress(port.slot, trace.segments, trace.length);
     Ok(deliver(entry.ifindex))
 }

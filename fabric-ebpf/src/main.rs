@@ -92,9 +92,10 @@ macro_rules! bpf_only {
     ($($name:ident)+) => { $( #[cfg(target_arch = "bpf")] mod $name; )+ };
 }
 bpf_only! {
-    advertisement arp capture conntrack counters decap denied echo encap endpoint event extension fdb flood foreign fragment group
-    host icmp_error igmp inner membership mld nat nd network node outcome packet policy port question reject related
-    relay rewrite route settings source stage too_big transport tunnel untracked uplink walk world
+    advertisement arp capture conntrack counters decap denied echo encap endpoint event extension fdb flood foreign
+    fragment group host icmp_error igmp inner membership mld names nat nd network node outcome packet policy port
+    question reject related relay rewrite route settings source stage too_big transport tunnel untracked uplink walk
+    world
 }
 
 #[cfg(target_arch = "bpf")]

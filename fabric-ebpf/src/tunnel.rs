@@ -92,6 +92,8 @@ pub struct Receiver {
     pub host: bool,
     /// Every port of the network that wants a copy; then there is no one port.
     pub group: bool,
+    /// Policy of the endpoint.
+    pub policy: u32,
 }
 
 const NOT_OURS: Result<Outer, DropReason> = Ok(Outer::Stack(Action::NotOurs));
@@ -278,7 +280,7 @@ pub fn admit(frame: &impl Frame, trace: &mut Trace, tunnel: &Tunnel, offset: usi
         group::check(frame, offset, eth.ether_type, vni)?;
         combines(frame, tunnel.ecn, offset, eth.ether_type)?;
         let (ether_type, protocol) = (eth.ether_type, ip.protocol);
-        let nobody = Receiver { ifindex: 0, slot: NO_SLOT, ether_type, protocol, host: false, group: true };
+        let nobody = Receiver { ifindex: 0, slot: NO_SLOT, ether_type, protocol, host: false, group: true, policy: NO_POLICY };
         return Ok(Arrival::Receiver(nobody));
     }
     let entry = fdb::get(vni, dst).ok_or(DropReason::NotLocal)?;
@@ -309,7 +311,7 @@ pub fn admit(frame: &impl Frame, trace: &mut Trace, tunnel: &Tunnel, offset: usi
     let Ip { protocol, .. } = ip;
     let ether_type = eth.ether_type;
     let FdbValue { ifindex, slot, .. } = *entry;
-    Ok(Arrival::Receiver(Receiver { ifindex, slot, ether_type, protocol, host: to_host, group: false }))
+    Ok(Arrival::Receiver(Receiver { ifindex, slot, ether_type, protocol, host: to_host, group: false, policy: entry.policy }))
 }
 
 /// Refuses a mark of congestion on the outer header that the inner packet can't carry on.

@@ -19,7 +19,7 @@ use crate::{
     conntrack::{self, Sides},
     endpoint, fdb,
     inner::{self, IPV4},
-    nat, network,
+    names, nat, network,
     outcome::{Outcome, Trace, Verdict, pack, unpack},
     packet::{Frame, skb},
     policy, port,
@@ -43,16 +43,19 @@ fn send_packed(ctx: &TcContext, trace: &Trace) -> i64 {
 fn translate(ctx: &TcContext, trace: &Trace) -> Outcome {
     refused(route::world(ctx, trace.vni))?;
     trace.mark(Stage::World);
+    let dst = inner::destination(ctx, 0, tunnel::ether_type(ctx))?;
+    let dst_identity = names::identity(trace.policy, Frame::ifindex(ctx), &dst).unwrap_or(BY_ADDRESS);
     let sides = Sides {
         vni: trace.vni,
         offset: 0,
         src_identity: trace.identity,
         src_policy: trace.policy,
-        dst_identity: BY_ADDRESS,
+        dst_identity,
         dst_policy: NO_POLICY,
         to_host: false,
     };
     conntrack::judge(ctx, trace, sides)?;
+    names::query(ctx, trace);
     conntrack::put(sides, trace.hook)?;
     refused(nat::nat_egress(skb(ctx)))?;
     trace.mark(Stage::Translated);
@@ -169,11 +172,15 @@ fn deliver(ctx: &TcContext, trace: &mut Trace, found: u32) -> Outcome {
     if found == nat::ABOUT {
         about(ctx, trace, sides)?;
     } else {
-        let src_identity = policy::of_stranger(&room.outside.src);
+        let named = names::identity(entry.policy, entry.ifindex, &room.outside.src);
+        let src_identity = named.unwrap_or_else(|| policy::of_stranger(&room.outside.src));
         conntrack::judge(ctx, trace, Sides { src_identity, ..sides })?;
         nat::nat_answered(now, tcp);
     }
     port::count_ingress(entry.slot, trace.segments, trace.length);
+    if found != nat::ABOUT && names::answer(ctx, entry.policy, entry.ifindex) {
+        return Ok(Verdict::consume(Action::Held));
+    }
     // SAFETY: a plain helper call; the port is a veth whose peer is in another namespace.
     Ok(Verdict::redirect(Action::Local, unsafe { bpf_redirect_peer(entry.ifindex, 0) }))
 }

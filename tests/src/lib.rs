@@ -12,6 +12,7 @@ pub mod ledger;
 pub mod load;
 pub mod masquerade;
 pub mod membership;
+pub mod named;
 pub mod oracle;
 pub mod policed;
 pub mod policy_model;

@@ -40,6 +40,7 @@ impl Rig {
         for (key, value) in &tables.denied {
             denied.insert(&lpm_trie::Key::new(key.bits, key.addr), value, 0).expect("the row can be written");
         }
+        fill(ebpf, abi::NAMED.name, &tables.named);
         fill(ebpf, abi::SOURCES.name, &tables.sources);
         fill(ebpf, abi::PORTS.name, &tables.ports);
         fill(ebpf, abi::ENDPOINTS.name, &tables.endpoints);
@@ -69,6 +70,7 @@ impl Rig {
         let ebpf = &mut self.ebpf;
         clear(ebpf, abi::POLICY_PORTS.name, &old.policy_ports, &tables.policy_ports);
         clear(ebpf, abi::POLICIES.name, &old.policies, &tables.policies);
+        clear(ebpf, abi::NAMED.name, &old.named, &tables.named);
         clear(ebpf, abi::SOURCES.name, &old.sources, &tables.sources);
         clear(ebpf, abi::PORTS.name, &old.ports, &tables.ports);
         clear(ebpf, abi::ENDPOINTS.name, &old.endpoints, &tables.endpoints);

@@ -133,6 +133,7 @@ impl Stage {
             access: access(&cluster),
             numbers: Default::default(),
             guard: Default::default(),
+            names: Default::default(),
         };
         let settings = PlanSettings {
             vxlan_port: VXLAN_PORT,

@@ -3,7 +3,11 @@
 
 #![expect(clippy::print_stdout, reason = "counts are for the report")]
 
-use fabric_agent::{model::Cluster, plan::desired::Tables, policy};
+use fabric_agent::{
+    model::Cluster,
+    plan::desired::{NodeFacts, Tables},
+    policy,
+};
 use fabric_api::policy::{PolicyQuestion, PolicySide};
 use fabric_tests::{
     policy_model::{
@@ -30,7 +34,8 @@ fn compare(world: &World, cluster: &Cluster, tables: &Tables, packet: &Packet) -
         port: (packet.port != 0).then_some(packet.port),
         network: Some(NETWORK.to_owned()),
     };
-    let answer = policy::decide(cluster, HERE, &question).map_err(|e| e.to_string())?;
+    let facts = NodeFacts { node: HERE.to_owned(), ..NodeFacts::default() };
+    let answer = policy::decide(cluster, &facts, &question).map_err(|e| e.to_string())?;
     let read = rows::judge(world, tables, packet);
     let mut compared = 0;
     for (word, expected, said, read) in [

@@ -6,7 +6,7 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use fabric_agent::{model::Cluster, policy};
+use fabric_agent::{model::Cluster, plan::desired::NodeFacts, policy};
 use fabric_api::{object::Object, parse, policy::PolicyQuestion};
 use fabric_lab::{
     Cast, declared,
@@ -24,6 +24,7 @@ fn every_recipe_is_decided_as_its_matrix_says() -> Result<()> {
     let mut cast: Vec<Object> =
         declared().into_iter().map(|value| Ok(parse::object(value)?)).collect::<Result<_>>()?;
     cast.extend(read(&directory().join("cast.yaml"))?);
+    let here = NodeFacts { node: "h1".to_owned(), ..NodeFacts::default() };
     let mut wrong = Vec::new();
     let (mut asked, all) = (0, recipes("")?);
     for recipe in &all {
@@ -39,7 +40,7 @@ fn every_recipe_is_decided_as_its_matrix_says() -> Result<()> {
                 port: Some(port.number),
                 network: None,
             };
-            let answer = policy::decide(&cluster, "h1", &question)
+            let answer = policy::decide(&cluster, &here, &question)
                 .map_err(|error| anyhow::anyhow!("{}: {question:?}: {error}", recipe.name))?;
             asked += 1;
             if answer.allowed != *open {

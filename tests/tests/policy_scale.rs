@@ -1,5 +1,7 @@
 //! However many rules there are, a verdict takes as many lookups: counted in the rows that the planner makes of them. What that
-//! costs is measured by `cargo xtask bench policy`.
+//! costs is for a benchmark to say.
+
+#![expect(clippy::print_stdout, reason = "counts are for the report")]
 
 use std::collections::BTreeMap;
 

@@ -5,6 +5,7 @@ use fabric_common::{
     endpoint::EndpointKey,
     fdb::FdbKey,
     flood::FloodKey,
+    names::NamedKey,
     network::MemberKey,
     policy::{INGRESS, NumberKey, PolicyKey},
 };
@@ -44,6 +45,12 @@ impl Describe for FloodKey {
 impl Describe for EndpointKey {
     fn describe(&self) -> String {
         format!("{{vni {}, address {}}}", self.vni, self.addr)
+    }
+}
+
+impl Describe for NamedKey {
+    fn describe(&self) -> String {
+        format!("{{port {}, address {}}}", self.ifindex, self.addr)
     }
 }
 

@@ -6,13 +6,18 @@
 //! are in force, in the direction in which the flow began, as after any change of a policy. So a connection never gets from a move
 //! what the policies of its new home do not give it.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use aya::maps::MapData;
 use fabric_common::{
     abi::{self, MapSpec},
     addr::Addr,
-    flow::{FLAG_ANSWERED, FlowKey, FlowValue},
+    flow::{FLAG_ANSWERED, FlowKey, FlowValue, lifetime},
     policy::{IDENTITY_ANYONE, NO_POLICY},
 };
 use nix::time::{ClockId, clock_gettime};
@@ -91,6 +96,28 @@ impl Flows {
         flows.sort_by_key(|flow| flow.seen);
         flows.truncate(MOST);
         Ok(serde_json::to_string(&flows).unwrap_or_default())
+    }
+
+    /// Those of `pairs` of addresses between which a flow goes on, whoever began it.
+    ///
+    /// # Errors
+    /// The maps can't be read.
+    pub fn alive(
+        &self,
+        pairs: &BTreeSet<(IpAddr, IpAddr)>,
+    ) -> Result<BTreeSet<(IpAddr, IpAddr)>, DataplaneError> {
+        let now = boot_time();
+        let (mut alive, mut cursor) = (BTreeSet::new(), self.cursor());
+        while let Some(rows) = cursor.next_rows()? {
+            for (key, value) in rows {
+                if now.saturating_sub(value.seen) > lifetime(key.protocol, value.flags) {
+                    continue;
+                }
+                let (low, high) = (key.low.to_ip(), key.high.to_ip());
+                alive.extend([(low, high), (high, low)].into_iter().filter(|pair| pairs.contains(pair)));
+            }
+        }
+        Ok(alive)
     }
 
     /// Writes flows that [`Self::of`] of another node told of, for an endpoint in network `vni` that has `addresses`. What is no

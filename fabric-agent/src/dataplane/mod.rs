@@ -34,6 +34,7 @@ mod groups;
 mod inspect;
 mod loader;
 mod maps;
+mod names;
 mod netdev;
 mod netlink;
 pub mod ownership;
@@ -67,6 +68,7 @@ pub use self::{
     groups::{Groups, Joined, Listeners},
     inspect::{Dump, Inspector},
     loader::Logger,
+    names::{DnsPackets, DnsSwitch, NameRows, row as name_row},
     tables::{Failure, Row, Table, TableSet},
     trace::{Tracer, Walked},
 };
@@ -277,6 +279,12 @@ impl Dataplane {
     /// events. Needs a tokio runtime.
     pub fn captures(&self) -> Result<(CaptureSwitch, CapturedDrops), DataplaneError> {
         Ok((CaptureSwitch::open(&self.maps)?, CapturedDrops::open(&self.maps)?))
+    }
+
+    /// The reader of DNS packets, the switch that makes the programs hand them over, and the rows of what was learned from them. Open
+    /// the reader once, as that of events. Needs a tokio runtime.
+    pub fn names(&self) -> Result<(DnsPackets, DnsSwitch, NameRows), DataplaneError> {
+        Ok((DnsPackets::open(&self.maps)?, DnsSwitch::open(&self.maps)?, NameRows::open(&self.maps)?))
     }
 
     /// A reader of every map and program, for reports; independent of this value.

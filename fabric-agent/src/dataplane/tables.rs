@@ -16,6 +16,7 @@ use fabric_common::{
     endpoint::{EndpointKey, EndpointValue},
     fdb::{FdbKey, FdbValue},
     flood::{FloodKey, FloodValue},
+    names::NamedKey,
     network::{MemberKey, MemberValue, NetworkValue},
     node::{NodeValue, VtepValue},
     policy::{NumberKey, NumberValue, PolicyKey, PolicyPorts, PolicyValue},
@@ -352,6 +353,7 @@ table_set! {
     }
     rest {
         denied: DENIED<AddrPrefix, DeniedValue>,
+        named: NAMED<NamedKey, u32>,
         sources: SOURCES<EndpointKey, SourceValue>,
         source_prefixes: SOURCE_PREFIXES<PrefixKey, SourceValue>,
         ports: PORTS<u32, PortValue>,

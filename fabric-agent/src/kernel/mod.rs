@@ -7,6 +7,7 @@ mod access;
 pub mod address;
 mod cleanup;
 pub mod frag;
+pub mod inject;
 pub mod link;
 pub mod netns;
 pub mod packet;

@@ -13,6 +13,7 @@ use fabric_common::{
     endpoint::{EndpointKey, EndpointValue},
     fdb::{FdbKey, FdbValue},
     flood::{FloodKey, FloodValue},
+    names::NamedKey,
     network::{MemberKey, MemberValue, NetworkValue},
     node::{NodeValue, VtepValue},
     policy::{NumberKey, NumberValue, PolicyKey, PolicyPorts, PolicyValue},
@@ -26,7 +27,7 @@ use fabric_common::{
 use ipnet::IpNet;
 
 use crate::{
-    model::{Dscp, Guard},
+    model::{DomainName, Dscp, Guard},
     policy::RuleNames,
 };
 
@@ -53,11 +54,17 @@ pub struct NodeFacts {
     pub peers: BTreeMap<IpAddr, PeerFacts>,
     /// Whether XDP was chosen for an uplink, by interface index.
     pub xdp: BTreeSet<u32>,
+    /// What local endpoints were told for domain names.
+    pub names: Arc<KnownNames>,
     /// What the map `numbers` holds: these numbers are taken.
     pub numbers: Arc<Rows<NumberKey, NumberValue>>,
     /// What this node depends on.
     pub guard: Guard,
 }
+
+/// The names that each address of the world has for an endpoint, by the endpoint's port. Names are in lower case, without the dot of
+/// the root.
+pub type KnownNames = BTreeMap<u32, BTreeMap<IpAddr, BTreeSet<String>>>;
 
 /// What the kernel says of the way to an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,6 +180,8 @@ pub struct Tables {
     pub cidrs: Rows<AddrPrefix, u32>,
     /// `denied`.
     pub denied: Rows<AddrPrefix, DeniedValue>,
+    /// `named`.
+    pub named: Rows<NamedKey, u32>,
     /// `sources`.
     pub sources: Rows<EndpointKey, SourceValue>,
     /// `source_prefixes`.
@@ -198,6 +207,15 @@ pub struct Attachment {
     pub ifindex: u32,
     /// Name of the program, from `fabric_common::abi::program`.
     pub program: &'static str,
+}
+
+/// A local endpoint whose policy has domain names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Watched {
+    /// The names in its rules.
+    pub names: BTreeSet<DomainName>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// The veth of a local endpoint, both sides.
@@ -270,6 +288,8 @@ pub struct Desired {
     pub tables: Tables,
     /// Names of the policies' rules by number.
     pub rules: RuleNames,
+    /// Local endpoints whose policies have domain names, by port.
+    pub watched: BTreeMap<u32, Watched>,
     /// Objects that can't be realised as declared: (kind, name) and one sentence each.
     pub problems: BTreeMap<(&'static str, String), String>,
 }

@@ -58,6 +58,8 @@ fn policies(context: &mut Context<'_>, desired: &mut Desired) {
     desired.tables.policies = compiled.policies;
     desired.tables.cidrs = compiled.cidrs;
     desired.tables.denied = compiled.denied;
+    desired.tables.named = compiled.named;
+    desired.watched = compiled.watched;
     desired.rules = compiled.rules;
     for (endpoint, text) in compiled.problems {
         context.problem("Endpoint", &endpoint, text);
@@ -96,7 +98,7 @@ impl<'a> Context<'a> {
         let local = ids.get(&facts.node).copied().unwrap_or_else(|| ids::hash32(&facts.node).max(1));
         let limit = underlay_mtu(cluster, facts);
         let mtus = cluster.networks.values().map(|n| (n.name.clone(), network_mtu(n, limit))).collect();
-        let policies = policy::compile(cluster, &facts.node, &facts.guard, &facts.numbers);
+        let policies = policy::compile(cluster, facts);
         let nodes = ids.iter().map(|(name, id)| (*id, policies.node(name))).collect();
         let (arriving, seconds) = (BTreeSet::new(), BTreeMap::new());
         let problems = cluster.problems.clone();

@@ -20,6 +20,7 @@ use crate::model::Dscp;
 
 mod advertisement;
 mod flood;
+mod names;
 mod underlay;
 mod world;
 
@@ -78,6 +79,7 @@ fn facts(ports: &[(&str, u32)]) -> NodeFacts {
     NodeFacts {
         numbers: Default::default(),
         guard: Default::default(),
+        names: Default::default(),
         node: "n1".to_owned(),
         uplinks: vec![UplinkFacts {
             name: "up0".to_owned(),

@@ -1,24 +1,28 @@
 //! From policies to rows.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 use fabric_common::{
     denied::DeniedValue,
+    names::NamedKey,
     policy::{
         EGRESS, IDENTITY_ANYONE, IDENTITY_NODE, INGRESS, KIND_IDENTITY, KIND_POLICY, NO_POLICY, NumberKey,
-        NumberValue, PolicyKey, PolicyPorts, PolicyValue, verdict,
+        NumberValue, POLICY_NAMES, PolicyKey, PolicyPorts, PolicyValue, verdict,
     },
 };
 
 use crate::{
-    model::{Cluster, Endpoint, Guard, policy::Direction},
-    plan::desired::AddrPrefix,
+    model::{Cluster, DomainName, Endpoint, policy::Direction},
+    plan::desired::{AddrPrefix, NodeFacts, Watched},
 };
 
 use super::{
     denied,
     effective::Policy,
-    identity::{self, Identity},
+    identity::{self, Block, Identity},
     matching::{Index, Matching},
     numbers::{Numbers, RuleNames, digest},
     ports::Writer,
@@ -38,6 +42,10 @@ pub struct Compiled {
     pub cidrs: BTreeMap<AddrPrefix, u32>,
     /// Rows of `denied`.
     pub denied: BTreeMap<AddrPrefix, DeniedValue>,
+    /// Rows of `named`.
+    pub named: BTreeMap<NamedKey, u32>,
+    /// Local endpoints whose policies have domain names, by port.
+    pub watched: BTreeMap<u32, Watched>,
     /// Names of rules.
     pub rules: RuleNames,
     /// Local endpoints whose rules name more ranges of ports than tables hold, with one sentence each.
@@ -65,17 +73,12 @@ impl Compiled {
     }
 }
 
-/// Compiles for the node `local`. `taken`: the rows of the map `numbers` as they are. Without any policy or deny set there is
-/// nothing.
-pub fn compile(
-    cluster: &Cluster,
-    local: &str,
-    guard: &Guard,
-    taken: &BTreeMap<NumberKey, NumberValue>,
-) -> Compiled {
+/// Compiles for the node that `facts` tell of. Without any policy or deny set there is nothing.
+pub fn compile(cluster: &Cluster, facts: &NodeFacts) -> Compiled {
+    let local = facts.node.as_str();
     let mut compiled = Compiled::default();
-    let mut numbers = Numbers::new(taken);
-    let denied = denied::compile(cluster, local, guard, &mut numbers, &mut compiled.rules);
+    let mut numbers = Numbers::new(&facts.numbers);
+    let denied = denied::compile(cluster, local, &facts.guard, &mut numbers, &mut compiled.rules);
     (compiled.denied, compiled.deny_problems) = (denied.rows, denied.problems);
     if cluster.network_policies.is_empty() && cluster.cluster_policies.is_empty() {
         compiled.numbers = numbers.into_used();
@@ -93,7 +96,8 @@ pub fn compile(
                 if policy.is_empty() {
                     return NO_POLICY;
                 }
-                let number = numbers.number(KIND_POLICY, digest(&policy), u32::MAX, 0);
+                let flag = if policy.names().is_empty() { 0 } else { POLICY_NAMES };
+                let number = numbers.number(KIND_POLICY, digest(&policy), !POLICY_NAMES, flag);
                 policies.insert(number, policy);
                 number
             })
@@ -106,8 +110,26 @@ pub fn compile(
         let identity = number(&mut numbers, &mut identities, &Identity::of_node(cluster, name));
         compiled.nodes.insert(name.to_owned(), identity);
     }
-    for (prefix, content) in identity::prefixes(&identity::blocks(cluster)) {
+    let blocks = identity::blocks(cluster);
+    for (prefix, content) in identity::prefixes(&blocks) {
         compiled.cidrs.insert(prefix, number(&mut numbers, &mut identities, &content));
+    }
+    for (name, ifindex) in &facts.ports {
+        let Some(policy) = policies.get(&compiled.policy(name)) else { continue };
+        let watched: BTreeSet<DomainName> = policy.names().into_iter().cloned().collect();
+        let Some(endpoint) = cluster.endpoints.get(name).filter(|_| !watched.is_empty()) else { continue };
+        let told = facts
+            .names
+            .get(ifindex)
+            .into_iter()
+            .flatten()
+            .filter(|(addr, _)| !is_fabric(cluster, facts, **addr));
+        for (addr, content) in named(policy, &blocks, told) {
+            let key = NamedKey { ifindex: *ifindex, addr: addr.into() };
+            compiled.named.insert(key, number(&mut numbers, &mut identities, &content));
+        }
+        let addresses = endpoint.addresses.clone();
+        compiled.watched.insert(*ifindex, Watched { names: watched, addresses });
     }
     identities.remove(&Identity::Anyone);
     let index = Index::new(identities.keys());
@@ -132,6 +154,41 @@ pub fn compile(
     compiled.problems = cluster.endpoints.values().filter(local).map(problem).collect();
     compiled.numbers = numbers.into_used();
     compiled
+}
+
+/// The most identities that the addresses which one endpoint was told make: each costs rows of policies. Addresses beyond stay what
+/// they are without a name, which no rule about names admits.
+const MOST_NAMED: usize = 64;
+
+/// Whether an address is one of the fabric's networks, or a VTEP: no name opens these. The programs never send such packets to the
+/// world either.
+fn is_fabric(cluster: &Cluster, facts: &NodeFacts, addr: IpAddr) -> bool {
+    let subnets = cluster.networks.values().flat_map(|network| &network.subnets);
+    let vteps = facts.uplinks.iter().flat_map(|uplink| &uplink.vteps);
+    subnets.into_iter().any(|subnet| subnet.net.contains(&addr))
+        || vteps.chain(facts.routes.keys()).any(|vtep| *vtep == addr)
+}
+
+/// The identities of the addresses that an endpoint with `policy` was told.
+fn named<'a>(
+    policy: &Policy,
+    blocks: &BTreeSet<Block>,
+    told: impl Iterator<Item = (&'a IpAddr, &'a BTreeSet<String>)>,
+) -> BTreeMap<IpAddr, Identity> {
+    let mut known = BTreeMap::new();
+    let mut contents = BTreeSet::new();
+    for (addr, names) in told {
+        let names = policy.first_names(names);
+        if names.is_empty() {
+            continue;
+        }
+        let content = Identity::of_named(*addr, blocks, names);
+        if contents.len() < MOST_NAMED || contents.contains(&content) {
+            contents.insert(content.clone());
+            known.insert(*addr, content);
+        }
+    }
+    known
 }
 
 fn number(numbers: &mut Numbers, known: &mut BTreeMap<Identity, u32>, content: &Identity) -> u32 {

@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use fabric_api::policy::{PolicyAnswer, PolicyQuestion, PolicySide};
 
-use crate::model::{Cluster, DomainName, Endpoint, Network, error::ModelError, policy::Direction};
+use crate::{
+    model::{Cluster, DomainName, Endpoint, Network, error::ModelError, policy::Direction},
+    plan::desired::NodeFacts,
+};
 
 use super::{
     candidates::{Asked, ask},
@@ -23,11 +26,16 @@ enum Party<'a> {
     Name(String),
 }
 
-/// What the policies of both sides say. `node` is the node that asks: networks' gateways are there.
+/// What the policies of both sides say. `facts` are those of the node that asks: networks' gateways are there, and so are the endpoints
+/// of which it knows what they were told for domain names.
 ///
 /// # Errors
 /// The question names an endpoint or a network that is not there, or its protocol and port do not go together.
-pub fn decide(cluster: &Cluster, node: &str, question: &PolicyQuestion) -> Result<PolicyAnswer, ModelError> {
+pub fn decide(
+    cluster: &Cluster,
+    facts: &NodeFacts,
+    question: &PolicyQuestion,
+) -> Result<PolicyAnswer, ModelError> {
     let protocol = protocol(question.protocol.as_deref().unwrap_or("tcp"))?;
     let port = match question.port {
         Some(0) => return refused("port 0 is not valid: use 1 to 65535".to_owned()),
@@ -45,8 +53,8 @@ pub fn decide(cluster: &Cluster, node: &str, question: &PolicyQuestion) -> Resul
     }
     let from = place(cluster, network, from, &question.from)?;
     let to = place(cluster, network, to, &question.to)?;
-    let egress = side(cluster, node, network, (&from, &to), Direction::Egress, (protocol, port));
-    let ingress = side(cluster, node, network, (&to, &from), Direction::Ingress, (protocol, port));
+    let egress = side(cluster, facts, network, (&from, &to), Direction::Egress, (protocol, port));
+    let ingress = side(cluster, facts, network, (&to, &from), Direction::Ingress, (protocol, port));
     let allowed = [&egress, &ingress].into_iter().flatten().all(|side| side.verdict == "accept");
     Ok(PolicyAnswer { allowed, egress, ingress })
 }
@@ -115,7 +123,7 @@ fn place<'a>(
 
 fn side(
     cluster: &Cluster,
-    node: &str,
+    facts: &NodeFacts,
     network: Option<&Network>,
     (asked, other): (&Party<'_>, &Party<'_>),
     direction: Direction,
@@ -126,7 +134,17 @@ fn side(
     let policy = Policy::new(cluster, &subject, &endpoint.node);
     let other = match other {
         Party::Endpoint(endpoint) => Identity::of_endpoint(cluster, endpoint),
-        Party::Address(address) => of_address(cluster, node, network, *address),
+        Party::Address(address) => {
+            let found = of_address(cluster, &facts.node, network, *address);
+            let port = facts.ports.get(&endpoint.name).filter(|_| direction == Direction::Egress);
+            let names = port.and_then(|port| facts.names.get(port)?.get(address));
+            match (&found, names) {
+                (Identity::Anyone | Identity::Blocks(_), Some(names)) => {
+                    Identity::of_named(*address, &blocks(cluster), policy.first_names(names))
+                }
+                _ => found,
+            }
+        }
         Party::Name(name) => {
             let names = policy.names().into_iter().filter(|rule| rule.matches(name));
             Identity::of_name(&blocks(cluster), names.cloned().collect())
@@ -166,6 +184,8 @@ fn of_address(cluster: &Cluster, node: &str, network: Option<&Network>, address:
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     const WORLD: &str = r#"[
@@ -189,7 +209,14 @@ mod tests {
             port: Some(port),
             ..PolicyQuestion::default()
         };
-        let answer = decide(&cluster, "n1", &question).map_err(|error| error.0)?;
+        let told = [("198.51.100.7".parse().expect("an address"), ["www.example.com".to_owned()].into())];
+        let facts = NodeFacts {
+            node: "n1".to_owned(),
+            ports: [("web".to_owned(), 17)].into(),
+            names: Arc::new([(17, told.into())].into()),
+            ..NodeFacts::default()
+        };
+        let answer = decide(&cluster, &facts, &question).map_err(|error| error.0)?;
         Ok(answer.egress.expect("the sender is an endpoint"))
     }
 
@@ -200,6 +227,9 @@ mod tests {
             let side = ask(name, 443).unwrap();
             assert_eq!((side.verdict.as_str(), side.rule.as_deref()), ("accept", Some(known)), "{name}");
         }
+        let side = ask("198.51.100.7", 443).unwrap();
+        assert_eq!(side.rule.as_deref(), Some(known), "an address that it was told");
+        assert_eq!(ask("198.51.100.8", 443).unwrap().verdict, "deny");
         let said = ask("www.example.com", 443).unwrap().candidates;
         assert_eq!(said[0].why, "domain name *.example.com and port match");
         for (name, port) in [("example.com", 443), ("www.example.org", 443), ("www.example.com", 80)] {

@@ -95,6 +95,17 @@ impl Policy {
         peers.filter_map(|peer| if let Peer::Name(name) = peer { Some(name) } else { None }).collect()
     }
 
+    /// Of each rule, the first of its peers that stands for one of `names`: all that its verdict depends on.
+    pub(super) fn first_names(&self, names: &BTreeSet<String>) -> BTreeSet<DomainName> {
+        let first = |rule: &Rule| {
+            rule.peers.iter().find_map(|peer| {
+                let Peer::Name(name) = peer else { return None };
+                names.iter().any(|n| name.matches(n)).then(|| name.clone())
+            })
+        };
+        self.egress.all().admin.iter().filter_map(first).collect()
+    }
+
     /// One direction of it.
     pub(super) fn direction(&self, direction: Direction) -> &Side {
         match direction {

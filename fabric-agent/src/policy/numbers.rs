@@ -53,8 +53,9 @@ impl Numbers {
     /// The number of a content: 1 to `most`, with the bits of `flag` set. It is used from now on.
     pub(super) fn number(&mut self, kind: u32, digest: Half, most: u32, flag: u32) -> u32 {
         let value = NumberValue { digest };
-        // A former version gave numbers that are larger than today's.
-        let known = self.known.get(&(kind, digest)).filter(|number| **number & !flag <= most);
+        // A former version gave numbers that are larger than today's, or have not the flag.
+        let fits = |number: &&u32| **number & flag == flag && **number & !flag <= most;
+        let known = self.known.get(&(kind, digest)).filter(fits);
         if let Some(number) = known {
             self.used.insert(NumberKey { kind, number: *number }, value);
             return *number;

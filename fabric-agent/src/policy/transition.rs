@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use fabric_common::{
     addr::Addr,
     endpoint::{EndpointKey, EndpointValue},
+    names::NamedKey,
     policy::{IDENTITY_ANYONE, PolicyKey, PolicyValue, verdict},
 };
 
@@ -24,11 +25,18 @@ pub struct State<'a> {
     pub cidrs: &'a Rows<AddrPrefix, u32>,
     /// `endpoints`.
     pub endpoints: &'a Rows<EndpointKey, EndpointValue>,
+    /// `named`.
+    pub named: &'a Rows<NamedKey, u32>,
 }
 
 impl<'a> From<&'a Tables> for State<'a> {
     fn from(tables: &'a Tables) -> Self {
-        Self { policies: &tables.policies, cidrs: &tables.cidrs, endpoints: &tables.endpoints }
+        Self {
+            policies: &tables.policies,
+            cidrs: &tables.cidrs,
+            endpoints: &tables.endpoints,
+            named: &tables.named,
+        }
     }
 }
 
@@ -96,6 +104,7 @@ fn strangers(own: State<'_>, other: State<'_>) -> BTreeMap<u32, BTreeSet<Option<
             .cidrs
             .values()
             .copied()
+            .chain(state.named.values().copied())
             .chain(state.endpoints.values().map(|endpoint| endpoint.identity))
             .collect()
     };
@@ -109,6 +118,11 @@ fn strangers(own: State<'_>, other: State<'_>) -> BTreeMap<u32, BTreeSet<Option<
     {
         let before = own.endpoints.get(key).map(|endpoint| endpoint.identity);
         strangers.entry(endpoint.identity).or_default().insert(before);
+    }
+    for (key, identity) in other.named.iter().filter(|(_, identity)| !known.contains(identity)) {
+        let whole = AddrPrefix { bits: Addr::BITS, addr: key.addr };
+        let before = own.named.get(key).copied().unwrap_or_else(|| of_prefix(whole, own.cidrs));
+        strangers.entry(*identity).or_default().insert(Some(before));
     }
     strangers
 }

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use fabric_api::status::{EndpointCounters, ReconcileStatus, State, Status, UplinkStatus};
+use fabric_api::status::{EndpointCounters, ReconcileStatus, State, Status, ToldName, UplinkStatus};
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 
@@ -20,8 +20,9 @@ use super::{
     report::Report,
 };
 use crate::{
-    dataplane::{Counters, Flows, Groups, Joined},
-    plan::desired::{NodeFacts, PeerFacts},
+    dataplane::{Counters, Flows, Groups, Joined, boot_time},
+    names::cache::{Known, SECOND},
+    plan::desired::{KnownNames, NodeFacts, PeerFacts, Watched},
     policy::RuleNames,
     service::Kernel,
 };
@@ -29,6 +30,7 @@ use crate::{
 /// What the last pass found.
 struct Published {
     rules: Arc<RuleNames>,
+    watched: Option<Arc<BTreeMap<u32, Watched>>>,
     facts: NodeFacts,
     report: Report,
     status: Status,
@@ -41,6 +43,8 @@ struct Done {
     revision: Option<u64>,
     /// Whether a pass was made that knew every source, so that it deleted what nobody wants.
     complete: bool,
+    /// The generation of what endpoints were told for domain names.
+    names: u64,
 }
 
 /// Shared by the loop and its handles.
@@ -53,6 +57,10 @@ pub(super) struct Shared {
     groups: OnceLock<Groups>,
     ready: AtomicBool,
     peers: RwLock<BTreeMap<IpAddr, PeerFacts>>,
+    /// What endpoints were told for domain names, and how often that has changed.
+    names: watch::Sender<(u64, Arc<KnownNames>)>,
+    /// The same with the times, for people.
+    told: RwLock<Arc<Vec<Known>>>,
 }
 
 impl Shared {
@@ -71,8 +79,13 @@ impl Shared {
             vxlan_port: settings.plan.vxlan_port,
             ..Status::default()
         };
-        let published =
-            RwLock::new(Published { rules: Arc::default(), facts, report: Report::new(), status });
+        let published = RwLock::new(Published {
+            rules: Arc::default(),
+            watched: None,
+            facts,
+            report: Report::new(),
+            status,
+        });
         Self {
             published,
             done: watch::Sender::new(Done::default()),
@@ -82,6 +95,8 @@ impl Shared {
             groups: OnceLock::new(),
             ready: AtomicBool::new(false),
             peers: RwLock::default(),
+            names: watch::Sender::default(),
+            told: RwLock::default(),
         }
     }
 
@@ -93,13 +108,17 @@ impl Shared {
         self.peers.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    pub(super) fn names(&self) -> watch::Receiver<(u64, Arc<KnownNames>)> {
+        self.names.subscribe()
+    }
+
     pub(super) fn publish<L: Links, D: Datapath>(
         &self,
         engine: &Engine<L, D>,
         report: Report,
         reconcile: ReconcileStatus,
         in_sync: bool,
-        revision: u64,
+        (revision, names): (u64, u64),
     ) {
         let facts = engine.facts.clone();
         let named: Vec<(String, u32)> = facts.uplinks.iter().map(|u| (u.name.clone(), u.ifindex)).collect();
@@ -113,6 +132,7 @@ impl Shared {
         {
             let mut published = self.published.write().unwrap_or_else(PoisonError::into_inner);
             published.rules = Arc::clone(&engine.rules);
+            published.watched = Some(Arc::clone(&engine.watched));
             published.facts = facts;
             published.report = report;
             let status = &mut published.status;
@@ -125,6 +145,7 @@ impl Shared {
         self.done.send_modify(|done| {
             done.revision = Some(revision);
             done.complete |= in_sync;
+            done.names = names;
         });
     }
 
@@ -183,6 +204,32 @@ impl Handle {
     pub fn set_groups(&self, groups: Groups) {
         // A second reader would read the same maps.
         let _ = self.shared.groups.set(groups);
+    }
+
+    /// Says what endpoints were told for domain names, and asks for a pass. Returns its generation, see [`Handle::names_written`].
+    pub fn set_names(&self, names: Arc<KnownNames>) -> u64 {
+        self.shared.names.send_modify(|(generation, known)| {
+            *generation += 1;
+            *known = names;
+        });
+        self.shared.names.borrow().0
+    }
+
+    /// Says what endpoints were told, and until when they know it, for people.
+    pub fn set_told(&self, told: Arc<Vec<Known>>) {
+        *self.shared.told.write().unwrap_or_else(PoisonError::into_inner) = told;
+    }
+
+    /// Resolves once a pass has ended, successful or not, that knew what was said in this generation.
+    pub async fn names_written(&self, generation: u64) {
+        let mut done = self.shared.done.subscribe();
+        // The loop is gone only when the agent stops.
+        let _ = done.wait_for(|done| done.names >= generation).await;
+    }
+
+    /// Local endpoints whose policies have domain names, by port, of the last pass; absent before the first.
+    pub fn watched(&self) -> Option<Arc<BTreeMap<u32, Watched>>> {
+        self.shared.published.read().unwrap_or_else(PoisonError::into_inner).watched.clone()
     }
 
     /// Names of policies' rules by the numbers that the programs know, of the last pass.
@@ -264,6 +311,18 @@ impl Kernel for Handle {
             Some(Ok(count)) => tracing::debug!(count, "connections taken"),
             None => {}
         }
+    }
+
+    fn names(&self, ifindex: u32) -> Vec<ToldName> {
+        let told = Arc::clone(&self.shared.told.read().unwrap_or_else(PoisonError::into_inner));
+        let now = boot_time();
+        let own = told.iter().filter(|known| known.ifindex == ifindex);
+        let name = |known: &Known| ToldName {
+            name: known.name.clone(),
+            address: known.addr,
+            seconds: known.expires.saturating_sub(now) / SECOND,
+        };
+        own.map(name).collect()
     }
 
     fn node_status(&self) -> Status {

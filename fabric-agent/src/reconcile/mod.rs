@@ -105,15 +105,18 @@ impl<L: Links, D: Datapath> Reconciler<L, D> {
     /// programmed stays.
     pub async fn run(mut self, mut changed: mpsc::Receiver<()>, mut stop: watch::Receiver<bool>) {
         let mut store = self.store.watch();
+        let mut names = self.shared.names();
         let mut full = true;
         loop {
             // What is reported up to here is covered by the pass: it looks for itself.
             store.mark_unchanged();
+            let (generation, known) = names.borrow_and_update().clone();
+            self.engine.facts.names = known;
             while changed.try_recv().is_ok() {}
             full |= self.triggered.try_recv().is_ok();
             let watch = Stopwatch::start();
             // A pass ends before the loop does: it is short, and half a pass helps nobody.
-            let success = self.pass(full).await;
+            let success = self.pass(full, generation).await;
             self.pace.done(full, success, watch.read());
             let due = self.pace.due();
             full = tokio::select! {
@@ -121,6 +124,7 @@ impl<L: Links, D: Datapath> Reconciler<L, D> {
                 _ = stop.wait_for(|stop| *stop) => return,
                 Ok(()) = store.changed() => false,
                 Some(()) = changed.recv() => false,
+                Ok(()) = names.changed() => false,
                 Some(()) = self.triggered.recv() => true,
                 () = tokio::time::sleep_until(due.into()) => true,
             };
@@ -134,7 +138,7 @@ impl<L: Links, D: Datapath> Reconciler<L, D> {
     }
 
     /// Whether everything succeeded.
-    async fn pass(&mut self, full: bool) -> bool {
+    async fn pass(&mut self, full: bool, names: u64) -> bool {
         let ready = self.shared.sources_ready();
         let (revision, read) = match self.store.snapshot().await {
             Ok(snapshot) => {
@@ -164,7 +168,7 @@ impl<L: Links, D: Datapath> Reconciler<L, D> {
         }
         self.said = status.errors.iter().cloned().collect();
         let success = status.errors.is_empty();
-        self.shared.publish(&self.engine, report, status, mode.in_sync, revision);
+        self.shared.publish(&self.engine, report, status, mode.in_sync, (revision, names));
         success
     }
 }

@@ -27,7 +27,7 @@ use crate::{
     model::Cluster,
     plan::{
         self,
-        desired::{Attachment, Desired, NodeFacts, PlanSettings, PortLink},
+        desired::{Attachment, Desired, NodeFacts, PlanSettings, PortLink, Watched},
     },
     policy::{Change, RuleNames, State},
 };
@@ -50,6 +50,8 @@ pub(super) struct Engine<L, D> {
     pub(super) rows: RowDeltas,
     /// Names of policies' rules, as they were planned last.
     pub(super) rules: Arc<RuleNames>,
+    /// Local endpoints whose policies have domain names, as they were planned last.
+    pub(super) watched: Arc<BTreeMap<u32, Watched>>,
     pub(super) attachments: DeltaTracker<Attachment, Seated>,
     /// Ports that were set up completely, as which they were, and their host side's index.
     pub(super) finished: BTreeMap<String, (PortLink, u32)>,
@@ -72,6 +74,7 @@ impl<L: Links, D: Datapath> Engine<L, D> {
             facts: NodeFacts { node: node.to_owned(), ..NodeFacts::default() },
             rows: RowDeltas::default(),
             rules: Arc::default(),
+            watched: Arc::default(),
             attachments: DeltaTracker::new(),
             finished: BTreeMap::new(),
             accessible: Accessible::new(),
@@ -96,6 +99,9 @@ impl<L: Links, D: Datapath> Engine<L, D> {
         };
         if *self.rules != desired.rules {
             self.rules = Arc::new(desired.rules.clone());
+        }
+        if *self.watched != desired.watched {
+            self.watched = Arc::new(desired.watched.clone());
         }
         let done = Finished {
             endpoints: self.finished.keys().map(String::as_str).collect(),

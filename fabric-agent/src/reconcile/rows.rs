@@ -9,6 +9,7 @@ use fabric_common::{
     endpoint::{EndpointKey, EndpointValue},
     fdb::{FdbKey, FdbValue},
     flood::{FloodKey, FloodValue},
+    names::NamedKey,
     network::{MemberKey, MemberValue, NetworkValue},
     node::{NodeValue, VtepValue},
     policy::{NumberKey, NumberValue, PolicyKey, PolicyPorts, PolicyValue},
@@ -191,6 +192,7 @@ row_deltas! {
     policies: PolicyKey => PolicyValue,
     cidrs: AddrPrefix => u32,
     denied: AddrPrefix => DeniedValue,
+    named: NamedKey => u32,
     sources: EndpointKey => SourceValue,
     source_prefixes: PrefixKey => SourceValue,
     ports: u32 => PortValue,
@@ -235,6 +237,7 @@ impl RowDeltas {
             policies: self.policies.tracker.actual(),
             cidrs: self.cidrs.tracker.actual(),
             endpoints: self.endpoints.tracker.actual(),
+            named: self.named.tracker.actual(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use fabric_api::status::{EndpointCounters, State, Status};
+use fabric_api::status::{EndpointCounters, State, Status, ToldName};
 use futures::future::BoxFuture;
 
 use crate::{dataplane::Joined, plan::desired::NodeFacts};
@@ -39,6 +39,11 @@ pub trait Kernel: Send + Sync {
     /// Makes connections known that [`Kernel::flows`] of another node told of, for an endpoint in network `vni`. Best effort: what
     /// is not understood or finds no room begins anew.
     fn take_flows(&self, _vni: u32, _addresses: &[IpAddr], _flows: &str) {}
+
+    /// What the local endpoint behind a port was told for the domain names in its policies.
+    fn names(&self, _ifindex: u32) -> Vec<ToldName> {
+        Vec::new()
+    }
 
     /// The node's status, everything but what the service adds: `node`, `store` and the problems of objects.
     fn node_status(&self) -> Status;

@@ -136,7 +136,7 @@ impl Service {
     /// The question names somebody who is not there, or the store can't be read.
     pub async fn ask_policies(&self, question: &PolicyQuestion) -> Result<PolicyAnswer, ServiceError> {
         let view = self.view().await?;
-        Ok(policy::decide(&view.cluster, self.node_name(), question)?)
+        Ok(policy::decide(&view.cluster, &view.kernel.facts(), question)?)
     }
 
     /// What in the policies is probably not meant.

@@ -240,6 +240,7 @@ impl View<'_> {
                 status.groups.clone_from(&joined.groups);
                 status.groups_refused = joined.refused;
             }
+            status.names = self.kernel.names(status.ifindex);
             status.counters = status.slot.and_then(|slot| self.kernel.counters(slot));
         }
         Endpoint { status: Some(status), ..endpoint.clone() }

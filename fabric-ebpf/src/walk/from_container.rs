@@ -24,7 +24,7 @@ use crate::{
     counters, echo, encap, endpoint, fdb, fragment, group, host,
     igmp::IGMP,
     inner::{self, ARP, IPV4, IPV6, Ip},
-    nd, node,
+    names, nd, node,
     outcome::{Outcome, Trace, Verdict, pack, unpack},
     packet::{self, Frame, header, same_addr, same_mac, skb},
     policy, port,
@@ -108,7 +108,9 @@ fn judge(ctx: &TcContext, trace: &Trace, vni: u32, entry: &FdbValue, dst: u32) -
         dst_policy: if local { entry.policy } else { NO_POLICY },
         to_host: false,
     };
-    conntrack::judge(ctx, trace, sides)
+    conntrack::judge(ctx, trace, sides)?;
+    names::query(ctx, trace);
+    Ok(())
 }
 
 /// Where a packet goes when the stages are through.
@@ -248,6 +250,9 @@ fn forward(
     trace.mark(Stage::LocalPort);
     port::count_egress(trace.slot, trace.segments, trace.length);
     port::count_ingress(entry.slot, trace.segments, trace.length);
+    if names::answer(ctx, entry.policy, entry.ifindex) {
+        return Ok(Verdict::consume(Action::Held));
+    }
     Ok(deliver(ctx, entry.ifindex))
 }
 

@@ -12,6 +12,7 @@ use fabric_common::{
 use crate::{
     decap, denied, group, host,
     inner::{IPV4, IPV6},
+    names,
     outcome::{Outcome, Trace, Verdict, pack, unpack},
     packet::{self, Frame, skb},
     port, reject, relay, settings,
@@ -139,6 +140,9 @@ fn arrive(ctx: &TcContext, trace: &mut Trace, tunnel: &Tunnel, inner: usize, ove
     port::count_ingress(receiver.slot, trace.segments, trace.length - inner as u32);
     if receiver.host {
         return Ok(Step::Done(host::deliver(receiver.ifindex)));
+    }
+    if names::answer(ctx, receiver.policy, receiver.ifindex) {
+        return Ok(Step::Done(Verdict::consume(Action::Held)));
     }
     // SAFETY: a plain helper call; the port is a veth whose peer is in another namespace.
     Ok(Step::Done(Verdict::redirect(Action::Local, unsafe { bpf_redirect_peer(receiver.ifindex, 0) })))

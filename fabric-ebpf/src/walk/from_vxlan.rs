@@ -12,7 +12,7 @@ use fabric_common::{
 };
 
 use crate::{
-    foreign, group, host,
+    foreign, group, host, names,
     outcome::{Outcome, Trace, Verdict, pack, unpack},
     packet::{self, skb},
     port, relay, settings,
@@ -57,7 +57,13 @@ fn stages_packed(ctx: &TcContext, trace: &mut Trace) -> i64 {
         Ok(Arrival::Receiver(receiver)) if receiver.group => COPIES_NEXT,
         Ok(Arrival::Receiver(receiver)) => {
             port::count_ingress(receiver.slot, trace.segments, trace.length);
-            pack(Ok(if receiver.host { host::deliver(receiver.ifindex) } else { deliver(ctx, receiver.ifindex) }))
+            pack(Ok(if receiver.host {
+                host::deliver(receiver.ifindex)
+            } else if names::answer(ctx, receiver.policy, receiver.ifindex) {
+                Verdict::consume(Action::Held)
+            } else {
+                deliver(ctx, receiver.ifindex)
+            }))
         }
         Ok(Arrival::Arp(node)) => ARP_NEXT | i64::from(node),
         Ok(Arrival::Nd(node)) => ND_NEXT | i64::from(node),

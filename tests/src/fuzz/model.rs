@@ -43,7 +43,7 @@ pub fn class(action: Action) -> Class {
         | Action::Fragment
         | Action::Relayed
         | Action::Masqueraded => Class::Sent,
-        Action::Absorbed | Action::Replicated => Class::Absorbed,
+        Action::Absorbed | Action::Replicated | Action::Held => Class::Absorbed,
         Action::NotOurs
         | Action::OuterFragment
         | Action::OuterOptions

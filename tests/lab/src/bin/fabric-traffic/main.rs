@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "reports go to standard output")]
 
 mod common;
+mod dns;
 mod exact;
 mod frame;
 mod group;
@@ -275,6 +276,29 @@ enum Command {
         #[command(flatten)]
         common: Common,
     },
+    /// Answer DNS queries for IPv4 addresses.
+    DnsServe {
+        /// Address to listen on.
+        #[arg(long)]
+        bind: SocketAddr,
+        /// A name, as NAME=ADDRESS or NAME=ADDRESS,TTL; may be repeated.
+        #[arg(long)]
+        record: Vec<dns::Record>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Ask a DNS server for a name's IPv4 address, and connect there at once.
+    DnsAsk {
+        /// The server.
+        #[arg(long)]
+        server: SocketAddr,
+        /// The name.
+        #[arg(long)]
+        name: String,
+        /// TCP port to connect to; a refusal counts as reached.
+        #[arg(long, default_value_t = 80)]
+        port: u16,
+    },
     /// Send a frame, given in hexadecimal digits, through a packet socket.
     Frame {
         /// Interface.
@@ -340,6 +364,8 @@ fn run(command: Command) -> Result<serde_json::Value> {
         Command::Hold { to, from, every, idle, common } => {
             hold::tcp(to, from, Duration::from_millis(every), idle, common.begin()?)
         }
+        Command::DnsServe { bind, record, common } => dns::serve(bind, &record, common.begin()?),
+        Command::DnsAsk { server, name, port } => dns::ask(server, &name, port),
         Command::Frame { ifname, hex, count, pause } => {
             ensure!(count <= 10_000, "--count {count} is more than 10000");
             frame::send(&ifname, &hex, count, Duration::from_micros(pause))
