@@ -13,7 +13,7 @@ use fabric_tests::{
     icmp::{self, Kind, TTL},
     ledger::{Entry, action, dropped, sender_dropped, sent},
     policed::{allow, deny, reject},
-    walk::{Gso, Place, Rig, Stage, Verdict},
+    walk::{Gso, Rig, Stage, Verdict},
 };
 
 const PORTS: (u16, u16) = (4000, 80);
