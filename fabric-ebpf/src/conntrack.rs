@@ -335,12 +335,9 @@ fn flow(question: &mut Question) -> u32 {
     if denied != 0 && denied != CHANGED {
         // The row stays: without it the other side's next packet, sent again perhaps, would pass for the first of a flow of its
         // own, of which what was denied is an answer.
-        if denied != DropReason::PolicyDenied as u32 || !is_kept(question.vni, flags) {
+        if denied != DropReason::PolicyDenied as u32 || keep(row, flags) == 0 {
             return denied;
         }
-        // By the verdicts that it had. SAFETY: as above.
-        question.flow = unsafe { *row };
-        (question.rule, question.reject, question.noted) = (0, 0, 0);
         touch(question, row, answer);
         return 0;
     }
@@ -356,6 +353,20 @@ fn flow(question: &mut Question) -> u32 {
     }
     touch(question, row, answer);
     0
+}
+
+/// Lets the flow in `row` go on by the verdicts that it had, if its network keeps those whose permission goes: 1, or 0. Out of line for
+/// the stack of its caller, which is near the end of a long chain of calls.
+#[inline(never)]
+fn keep(row: *mut FlowValue, flags: u32) -> u32 {
+    let Ok(question) = question::get() else { return 0 };
+    if !is_kept(question.vni, flags) {
+        return 0;
+    }
+    // SAFETY: a row of the map, see the module.
+    question.flow = unsafe { *row };
+    (question.rule, question.reject, question.noted) = (0, 0, 0);
+    1
 }
 
 /// Whether a flow with these flags goes on when policies admit it no more.
