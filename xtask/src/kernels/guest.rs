@@ -31,11 +31,11 @@ mount -t bpf bpf /sys/fs/bpf
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ip link set lo up
 ";
-/// And what it ends with. The first process may not end, and nothing can be started once the devices are shut down.
+/// And what it ends with. The first process may not end, and nothing can be started once the devices are shut down, not even what was
+/// begun before: so it waits by what the shell has in itself.
 const TAIL: &str = "
-sleep 60 &
 echo o >/proc/sysrq-trigger
-wait
+while :; do :; done
 ";
 
 /// virtiofsd, wherever it is.
