@@ -48,6 +48,13 @@ pub fn ranges(ranges: &[(u32, u32)]) -> PolicyPorts {
 }
 
 impl Rig {
+    /// Gives containers identities, and none of them a policy.
+    pub fn identify(&mut self, containers: &[(&Container, u32)]) {
+        for (container, identity) in containers {
+            self.police(container, *identity, 0);
+        }
+    }
+
     /// Gives a container an identity and, where it lives on this host, a policy.
     pub fn police(&mut self, container: &Container, identity: u32, policy: u32) {
         let mut tables = self.tables.clone();

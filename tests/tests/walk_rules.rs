@@ -17,9 +17,7 @@ const Q: u32 = 2;
 fn rig() -> Rig {
     let mut rig = Stage::enter().rig(&HOST_A);
     rig.stay_on_this_cpu();
-    for (container, identity) in [(&CA1, 101), (&CA2, 102), (&CB1, 103)] {
-        rig.police(container, identity, 0);
-    }
+    rig.identify(&[(&CA1, 101), (&CA2, 102), (&CB1, 103)]);
     rig.count_rules(&[1, 2, 3, 4, 5]);
     rig
 }

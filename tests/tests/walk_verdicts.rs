@@ -19,9 +19,7 @@ const Q: u32 = 2;
 fn rig() -> Rig {
     let mut rig = Stage::enter().rig(&HOST_A);
     rig.stay_on_this_cpu();
-    for (container, identity) in [(&CA1, 101), (&CA2, 102), (&CB1, 103)] {
-        rig.police(container, identity, 0);
-    }
+    rig.identify(&[(&CA1, 101), (&CA2, 102), (&CB1, 103)]);
     rig.police(&CA1, 101, P);
     rig.say(P, INGRESS, deny(9), &[]);
     rig
